@@ -1,0 +1,49 @@
+"""The sink contract: what a place to send events to must do. One file per sink, one line in `sinks/__init__.py`.
+
+A sink never blocks in `send`, never drops, and acknowledges only what the broker has acknowledged. It owns its
+connection: once `open` has succeeded it reconnects by itself, for as long as it takes, and sends again what was not
+acknowledged. The loop keeps calling `poll`; while the broker is away `send` says "full" and reading stops.
+"""
+
+from collections.abc import Iterable, Sequence
+from typing import Protocol
+
+import msgspec
+
+from bridge.checkpoint import Ticket
+from bridge.event import Event
+
+
+class Rejection(msgspec.Struct, frozen=True):
+    """An event that this sink can never deliver (larger than the broker takes). Its ticket is still open: the loop
+    sends a dead letter under the same ticket, then acknowledges the event."""
+
+    event: Event
+    ticket: Ticket
+    reason: str
+
+
+class Sink(Protocol):
+    def open(self, tables: Iterable[tuple[str, str]]) -> None:
+        """Connect, and make what the subscribed tables (schema, name) and the dead letters need.
+
+        Blocks. Raises SinkUnreachable, or SinkRefused with what to do. Calls itself at most once.
+        """
+
+    def send(self, event: Event, ticket: Ticket) -> bool:
+        """Take the event (calling ``ticket.sent``), or say False: full, poll and offer it again. Never blocks.
+
+        Raises SinkRefused where the destination cannot be (a name that clashes, a topic that may not be created).
+        """
+
+    def poll(self, timeout_seconds: float) -> Sequence[Rejection]:
+        """Drive the I/O for at most that long, acknowledge tickets, reconnect; what can never be delivered.
+
+        Raises SinkRefused for what cannot pass by waiting. Errors in callbacks are latched and raised here.
+        """
+
+    def fileno(self) -> int | None:
+        """A socket whose readability means that `poll` has work; None where there is none (poll every 2 ms then)."""
+
+    def close(self) -> None:
+        """Leave the broker without waiting for anything."""
