@@ -1,0 +1,305 @@
+"""From a YAML file to a checked Config, and from a Config back to YAML (without secrets) or JSON Schema."""
+
+import copy
+import difflib
+import re
+import string
+from collections.abc import Iterable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+import psycopg
+import yaml
+from psycopg import conninfo as pg_conninfo
+
+from bridge import yaml_source
+from bridge.config import Config, Section
+from bridge.units import Address, Duration, Size
+from bridge.yaml_source import Document
+
+SECRET: Final = "********"
+
+_SLOT = re.compile(r"[a-z0-9_]{1,63}")
+_AT = re.compile(r"(.*) - at `\$(.*)`", re.DOTALL)
+_UNKNOWN = re.compile(r"Object contains unknown field `(.*)`", re.DOTALL)
+_MISSING = re.compile(r"Object missing required field `(.*)`")
+_UNAVAILABLE: Final = "not available in this version"
+_KINDS: Final = {
+    "int": "a whole number",
+    "float": "a number",
+    "bool": "true or false",
+    "str": "text",
+    "array": "a list",
+    "object": "a mapping (key: value)",
+    "null": "nothing",
+}
+_SECRET_KEYS = re.compile(r"password|passphrase|secret|private|key\.pem|token$|oauthbearer\.config", re.IGNORECASE)
+_PASSWORD_IN_URI = re.compile(r"(://[^:/@?\s]*):.*@", re.DOTALL)
+_PASSWORD_IN_QUERY = re.compile(r"([?&](?:ssl)?password=)[^&]*", re.IGNORECASE)
+_PASSWORD_IN_CONNINFO = re.compile(r"(\b(?:ssl)?password\s*=\s*)('(?:[^'\\]|\\.)*'|\S*)", re.IGNORECASE)
+
+
+def load(path: Path, environ: Mapping[str, str]) -> Config:
+    """Read, substitute variables and check everything that can be checked without a server.
+
+    Raises ConfigError naming the file, the line, the key path, what is wrong and what to do.
+    """
+    return check(yaml_source.read(path, environ))
+
+
+def check(document: Document) -> Config:
+    """The Config that a document describes, or ConfigError."""
+    raw = {} if document.value is None else document.value
+    try:
+        config = _convert(raw)
+    except msgspec.ValidationError as error:
+        path, what = _explain(str(error), raw)
+        raise document.error(path, what) from error
+    for path, what in _faults(config):
+        raise document.error(path, what)
+    return config
+
+
+def _convert(raw: Any) -> Config:
+    # Not strict: what a variable is replaced by is always text, also where a number is wanted.
+    return msgspec.convert(raw, Config, strict=False, dec_hook=_decode)
+
+
+def _decode(kind: type, value: object) -> object:
+    if kind is Duration or kind is Size or kind is Address:
+        parsed: object = kind.parse(value)
+        return parsed
+    raise NotImplementedError(kind)
+
+
+def _explain(message: str, raw: Any) -> tuple[str, str]:
+    """msgspec's message → the key path, and what is wrong in words."""
+    match = _AT.fullmatch(message)
+    what, path = (match[1], match[2]) if match else (message, "")
+    path = _real_path(path, raw).lstrip(".")
+    if unknown := _UNKNOWN.fullmatch(what):
+        return f"{path}.{unknown[1]}".lstrip("."), "unknown key" + _suggestion(unknown[1], _keys_at(path))
+    if missing := _MISSING.fullmatch(what):
+        inner = f"{path}.{missing[1]}".lstrip(".")
+        return inner, "is missing" + (" (one of kafka, rabbitmq, stdout)" if inner == "sink" else "")
+    if enum := re.fullmatch(r"Invalid enum value (.*)", what):
+        given = _value_at(path, raw)
+        choices = _choices_at(path)
+        listed = f"; one of {', '.join(choices)}" if choices else ""
+        return path, f"{enum[1]} is not possible here{listed}{_suggestion(str(given), choices)}"
+    words = re.sub(r"`([^`]*)`", lambda kinds: _in_words(kinds[1]), what)
+    return path, words[:1].lower() + words[1:]
+
+
+def _in_words(kinds: str) -> str:
+    """`int | null` → a whole number or nothing."""
+    return re.sub(r"\w+", lambda kind: _KINDS.get(kind[0], kind[0]), kinds).replace(" | ", " or ")
+
+
+def _real_path(path: str, raw: Any) -> str:
+    """msgspec writes `[...]` for a key of a free mapping: find which key it is, by trying each alone."""
+    before, found, _ = path.partition("[...]")
+    container = _value_at(before, raw)
+    if not found or not isinstance(container, dict):
+        return path
+    for key, value in container.items():
+        trial = copy.deepcopy(raw)
+        alone = _value_at(before, trial)
+        alone.clear()
+        alone[key] = value
+        try:
+            _convert(trial)
+        except msgspec.ValidationError as error:
+            if f"`${before}[...]" in str(error):
+                return f"{before}.{key}"
+    return path
+
+
+def _value_at(path: str, raw: Any) -> Any:
+    for step in re.findall(r"[^.\[\]]+", path):
+        if isinstance(raw, dict):
+            raw = raw.get(step)
+        elif isinstance(raw, list) and step.isdigit() and int(step) < len(raw):
+            raw = raw[int(step)]
+        else:
+            return None
+    return raw
+
+
+def _properties_at(path: str) -> dict[str, Any]:
+    """The keys of the section at `path`, as the JSON Schema describes them."""
+    whole = schema()
+    here: dict[str, Any] = whole["$defs"]["Config"]
+    for step in re.findall(r"[^.\[\]]+", path):
+        here = here.get("items", {}) if step.isdigit() else here.get("properties", {}).get(step, {})
+        options = [here, *here.get("anyOf", []), *here.get("allOf", [])]
+        reference = next((option["$ref"] for option in options if "$ref" in option), None)
+        if reference:
+            here = whole["$defs"][reference.rpartition("/")[2]]
+    return here
+
+
+def _keys_at(path: str) -> list[str]:
+    return list(_properties_at(path).get("properties", {}))
+
+
+def _choices_at(path: str) -> list[str]:
+    return [str(choice) for choice in _properties_at(path).get("enum", [])]
+
+
+def _suggestion(given: str, known: list[str]) -> str:
+    near = difflib.get_close_matches(given, known, n=1, cutoff=0.6)
+    if near:
+        return f"; did you mean {near[0]}?"
+    return f"; known here: {', '.join(known)}" if known else ""
+
+
+def _faults(config: Config) -> Iterable[tuple[str, str]]:
+    """(key path, what is wrong) for what the types alone do not say."""
+    yield from _source_faults(config)
+    yield from _sink_faults(config)
+    if config.rls.connection is not None:
+        yield from _connection_faults("rls.connection", config.rls.connection)
+    if config.events.max_record_bytes < 1:
+        yield "events.max_record_bytes", "must be at least 1"
+    if config.limits.in_flight < 1:
+        yield "limits.in_flight", "must be at least 1"
+    if config.delivery != "at_least_once":
+        yield "delivery", f"exactly_once is {_UNAVAILABLE}; use at_least_once"
+    if config.limits.events_per_second is not None:
+        yield "limits.events_per_second", f"{_UNAVAILABLE}; use null"
+    if config.limits.per_table:
+        yield "limits.per_table", f"{_UNAVAILABLE}; use {{}}"
+
+
+def _source_faults(config: Config) -> Iterable[tuple[str, str]]:
+    source = config.source
+    yield from _connection_faults("source.connection", source.connection)
+    if not _SLOT.fullmatch(source.slot):
+        yield "source.slot", "a slot's name has 1 to 63 lower-case letters, digits and underscores"
+    if source.plugin == "pgoutput" and not source.publication:
+        yield (
+            "source.publication",
+            "pgoutput needs a publication. What to do: name it; `check` prints the SQL to make it",
+        )
+    if source.plugin == "wal2json" and source.publication is not None:
+        yield "source.publication", "wal2json has no publication. What to do: leave it out, or set plugin: pgoutput"
+    if source.heartbeat < 1:
+        yield "source.heartbeat", "must be at least 1s"
+    if source.replay_window is not None:
+        yield "source.replay_window", f"{_UNAVAILABLE}; use null"
+    if not source.tables.include:
+        yield "source.tables.include", 'an empty list streams nothing. What to do: list tables, or "*.*" for all'
+    for name, patterns in (("include", source.tables.include), ("exclude", source.tables.exclude)):
+        for index, pattern in enumerate(patterns):
+            if fault := pattern_fault(pattern):
+                yield f"source.tables.{name}[{index}]", fault
+
+
+def _connection_faults(path: str, connection: str) -> Iterable[tuple[str, str]]:
+    try:
+        pg_conninfo.conninfo_to_dict(connection)
+    except psycopg.Error:
+        # libpq's own words may quote a part of the password.
+        form = "postgresql://user:password@host:port/database, or host=… user=… dbname=…"
+        percent = "in the first, special characters of the password are percent-encoded"
+        yield path, f"not a connection that libpq understands. What to do: write {form}; {percent}"
+
+
+def _sink_faults(config: Config) -> Iterable[tuple[str, str]]:
+    sink = config.sink
+    chosen = [name for name in ("kafka", "rabbitmq", "stdout") if getattr(sink, name) is not None]
+    if len(chosen) != 1:
+        found = f"found {' and '.join(chosen)}" if chosen else "found none (an empty one is written `stdout: {}`)"
+        yield "sink", f"exactly one of kafka, rabbitmq and stdout is needed; {found}"
+    if sink.kafka is not None:
+        yield from _template_faults("sink.kafka.topic", sink.kafka.topic, {"prefix", "schema", "table"})
+        if not str(sink.kafka.client.get("bootstrap.servers", "")):
+            yield "sink.kafka.client", "bootstrap.servers is missing"
+    if sink.rabbitmq is not None:
+        yield from _template_faults("sink.rabbitmq.exchange", sink.rabbitmq.exchange, {"prefix", "schema", "table"})
+        routing_key = sink.rabbitmq.routing_key
+        yield from _template_faults("sink.rabbitmq.routing_key", routing_key, {"schema", "table", "type"}, needed=set())
+        if not re.match(r"amqps?://", sink.rabbitmq.url):
+            yield "sink.rabbitmq.url", "expected amqp://user:password@host:port/vhost or amqps://…"
+
+
+def _template_faults(
+    path: str, template: str, known: set[str], needed: Iterable[str] = ("schema", "table")
+) -> Iterable[tuple[str, str]]:
+    listed = ", ".join(f"{{{name}}}" for name in sorted(known))
+    try:
+        parts = list(string.Formatter().parse(template))
+    except ValueError as error:
+        yield path, f"invalid template {template!r}: {error}; it may hold {listed}"
+        return
+    names = [name for _, name, _, _ in parts if name is not None]
+    for _, name, format_spec, conversion in parts:
+        if name is not None and (name not in known or format_spec or conversion):
+            yield path, f"invalid template {template!r}: {{{name}}} is unknown; it may hold {listed}"
+    for name in needed:
+        if name not in names:
+            yield path, f"invalid template {template!r}: without {{{name}}} two tables would share a destination"
+
+
+def pattern_fault(pattern: str) -> str | None:
+    """What is wrong with a pattern of source.tables, or None. Backslash takes the next character literally."""
+    plain = re.sub(r"\\.", "x", pattern, flags=re.DOTALL)
+    halves = plain.split(".")
+    form = 'write "schema.table", "schema.*", "*.table" or "*.*"'
+    if len(halves) != 2 or not all(halves):
+        return f"{pattern!r} is no table pattern; {form}"
+    if any("*" in half and half != "*" for half in halves):
+        return f"{pattern!r}: a star stands for a whole name only; {form}"
+    if any('"' in half for half in halves):
+        return f"{pattern!r}: names are written as in the catalog, without quotes"
+    return None
+
+
+def schema() -> dict[str, Any]:
+    """JSON Schema of the config file, with descriptions and defaults."""
+    _, definitions = msgspec.json.schema_components([Config], schema_hook=_schema_of)
+    for section in Section.__subclasses__():
+        for field in msgspec.structs.fields(section):
+            # msgspec leaves out the defaults of types of our own.
+            if isinstance(field.default_factory, partial):
+                definitions[section.__name__]["properties"][field.name]["default"] = str(field.default_factory())
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", "$ref": "#/$defs/Config", "$defs": definitions}
+
+
+def _schema_of(kind: type) -> dict[str, Any]:
+    if kind is Duration:
+        return {"type": ["string", "number"], "examples": ["500ms", "60s", "24h"]}
+    if kind is Size:
+        return {"type": ["string", "integer"], "examples": ["64MiB", "1GiB"]}
+    if kind is Address:
+        return {"type": "string", "examples": ["127.0.0.1:9187"]}
+    raise NotImplementedError(kind)
+
+
+def show(config: Config) -> str:
+    """The config as YAML, every default written out, without secrets."""
+    plain = msgspec.to_builtins(config, enc_hook=str)
+    plain["sink"] = {name: sink for name, sink in plain["sink"].items() if sink is not None}
+    text = yaml.safe_dump(_redact(plain, ""), sort_keys=False, allow_unicode=True, default_flow_style=False, width=1000)
+    return text
+
+
+def _redact(value: Any, key: str) -> Any:
+    if isinstance(value, dict):
+        return {name: _redact(inner, name) for name, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_redact(inner, key) for inner in value]
+    if isinstance(value, str):
+        return SECRET if value and _SECRET_KEYS.search(key) else redact(value)
+    return SECRET if value is not None and _SECRET_KEYS.search(key) else value
+
+
+def redact(text: str) -> str:
+    """`text` without the passwords that it holds as a URI or as a libpq connection string."""
+    if "://" in text:
+        text = _PASSWORD_IN_URI.sub(rf"\1:{SECRET}@", text)
+        return _PASSWORD_IN_QUERY.sub(rf"\g<1>{SECRET}", text)
+    return _PASSWORD_IN_CONNINFO.sub(rf"\g<1>{SECRET}", text)

@@ -1,0 +1,87 @@
+"""Durations, sizes and addresses as people write them in the config: ``60s``, ``64MiB``, ``127.0.0.1:9187``.
+
+Each is a plain number or text for the code that uses it, so the unit is in the type and no stage inside parses text.
+"""
+
+import re
+from typing import Final
+
+_NUMBER = re.compile(r"(\d+(?:\.\d+)?)\s*([A-Za-z]*)")
+
+_ADDRESS = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^:\[\]\s]*):(\d{1,5})")
+
+_SECONDS: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
+_BYTES: Final = {
+    "B": 1,
+    "kB": 1000,
+    "MB": 1000**2,
+    "GB": 1000**3,
+    "KiB": 1024,
+    "MiB": 1024**2,
+    "GiB": 1024**3,
+    "TiB": 1024**4,
+}
+
+
+class Duration(float):
+    """Seconds."""
+
+    @classmethod
+    def parse(cls, value: object) -> "Duration":
+        """``500ms``, ``60s``, ``5m``, ``24h``, ``7d``, or a plain number of seconds. ValueError for all else."""
+        number, unit = _split(value, "a duration such as 500ms, 60s, 5m or 24h")
+        if unit and unit not in _SECONDS:
+            raise ValueError(f"the unit {unit!r} is no unit of time; use one of {', '.join(_SECONDS)}")
+        return cls(number * _SECONDS.get(unit, 1.0))
+
+    def __str__(self) -> str:
+        for unit in ("h", "m", "s"):
+            if self and self % _SECONDS[unit] == 0:
+                return f"{self / _SECONDS[unit]:.0f}{unit}"
+        return f"{float(self) * 1000:g}ms"
+
+
+class Size(int):
+    """Bytes."""
+
+    @classmethod
+    def parse(cls, value: object) -> "Size":
+        """``64MiB``, ``1GiB``, ``500kB``, or a plain number of bytes. ValueError for all else."""
+        number, unit = _split(value, "a size such as 512KiB, 64MiB or 1GiB")
+        if unit and unit not in _BYTES:
+            raise ValueError(f"the unit {unit!r} is no unit of size; use one of {', '.join(_BYTES)}")
+        return cls(round(number * _BYTES.get(unit, 1)))
+
+    def __str__(self) -> str:
+        for unit in ("GiB", "MiB", "KiB"):
+            if self and self % _BYTES[unit] == 0:
+                return f"{self // _BYTES[unit]}{unit}"
+        return f"{int(self)}"
+
+
+class Address(str):
+    """host:port to listen on; ``[::1]:9187`` for IPv6, and ``:9187`` for every interface."""
+
+    @classmethod
+    def parse(cls, value: object) -> "Address":
+        """ValueError for what is no host:port."""
+        match = _ADDRESS.fullmatch(value) if isinstance(value, str) else None
+        if match is None or int(match[2]) > 65535:
+            raise ValueError("expected host:port, for example 127.0.0.1:9187")
+        return cls(value)
+
+    @property
+    def host(self) -> str:
+        return self.rpartition(":")[0].strip("[]")
+
+    @property
+    def port(self) -> int:
+        return int(self.rpartition(":")[2])
+
+
+def _split(value: object, wanted: str) -> tuple[float, str]:
+    usable = isinstance(value, int | float | str) and not isinstance(value, bool)
+    match = _NUMBER.fullmatch(str(value).strip()) if usable else None
+    if match is None:
+        raise ValueError(f"expected {wanted}")
+    return float(match[1]), match[2]
