@@ -57,7 +57,7 @@ def check(document: Document) -> Config:
     except msgspec.ValidationError as error:
         path, what = _explain(str(error), raw)
         raise document.error(path, what) from error
-    for path, what in _faults(config):
+    for path, what in faults(config):
         raise document.error(path, what)
     return config
 
@@ -156,7 +156,7 @@ def _suggestion(given: str, known: list[str]) -> str:
     return f"; known here: {', '.join(known)}" if known else ""
 
 
-def _faults(config: Config) -> Iterable[tuple[str, str]]:
+def faults(config: Config) -> Iterable[tuple[str, str]]:
     """(key path, what is wrong) for what the types alone do not say."""
     yield from _source_faults(config)
     yield from _sink_faults(config)

@@ -35,7 +35,7 @@ class Duration(float):
         return cls(number * _SECONDS.get(unit, 1.0))
 
     def __str__(self) -> str:
-        for unit in ("h", "m", "s"):
+        for unit in ("h", "s"):
             if self and self % _SECONDS[unit] == 0:
                 return f"{self / _SECONDS[unit]:.0f}{unit}"
         return f"{float(self) * 1000:g}ms"
