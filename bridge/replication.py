@@ -5,7 +5,6 @@ of https://www.postgresql.org/docs/current/protocol-replication.html
 """
 
 import contextlib
-import re
 import select
 import struct
 import time
@@ -16,7 +15,7 @@ import psycopg
 from psycopg import pq
 
 from bridge.errors import BridgeError, SlotActive, SlotError, SourceRefused, SourceUnreachable
-from bridge.lsn import format_lsn, parse_lsn
+from bridge.lsn import Identity, format_lsn, parse_history
 from bridge.sql import FIXED_SETTINGS, connection_error, conninfo_with
 
 _KEEPALIVE = struct.Struct("!cQqB")  # 'k', end of WAL, clock, whether a reply is wanted
@@ -32,19 +31,6 @@ _STREAM_SETTINGS = {
 } | {"search_path": ""}
 
 
-class Identity(msgspec.Struct, frozen=True):
-    """IDENTIFY_SYSTEM and TIMELINE_HISTORY: which server wrote the WAL, and which timeline wrote which LSN."""
-
-    system_identifier: str
-    timeline: int
-    switches: tuple[tuple[int, int], ...] = ()
-    """(timeline, LSN at which it ended) of the timelines before this one, oldest first."""
-
-    def timeline_of(self, lsn: int) -> int:
-        """The timeline that wrote `lsn`."""
-        return next((timeline for timeline, end in self.switches if lsn < end), self.timeline)
-
-
 class Batch(msgspec.Struct):
     """What the socket held."""
 
@@ -53,6 +39,8 @@ class Batch(msgspec.Struct):
     keepalive: int | None = None
     """The end of WAL of the last keepalive that came after all of the data."""
     reply_wanted: bool = False
+    more: bool = False
+    """Reading stopped at its limit, not because the socket was empty."""
 
 
 class ReplicationStream:
@@ -98,24 +86,28 @@ class ReplicationStream:
         self._streaming = True
         self._sent = lsn
 
-    def read(self, limit: int) -> Batch:
-        """Take what the socket holds, at most `limit` messages. Never blocks."""
+    def read(self, messages: int, size: int) -> Batch:
+        """Take what the socket holds, at most so many messages, and bytes give or take one message. Never blocks."""
         batch = Batch([])
         try:
-            self._fill(batch, limit)
+            self._fill(batch, messages, size)
         except psycopg.Error as error:
             raise self._ended() from error
         return batch
 
-    def _fill(self, batch: Batch, limit: int) -> None:
+    def _fill(self, batch: Batch, messages: int, room: int) -> None:
         self._pgconn.consume_input()
         get, data = self._pgconn.get_copy_data, batch.data
-        while len(data) < limit:
+        while True:
+            if len(data) >= messages or room <= 0:
+                batch.more = True
+                return
             size, message = get(1)
             if size == 0:
-                break
+                return
             if size < 0:
                 raise self._ended()
+            room -= size
             if message[0] == 0x77:  # 'w', XLogData
                 _, start, _, _ = _XLOGDATA_HEADER.unpack_from(message)
                 data.append((start, bytes(message[25:])))
@@ -205,12 +197,6 @@ def refusal(state: str, text: str, doing: str) -> BridgeError:
     if state[:2] in {"08", "40", "53"} or state[:3] == "57P" or state == "XX000":
         return SourceUnreachable(what)
     return SourceRefused(what)
-
-
-def parse_history(text: str) -> tuple[tuple[int, int], ...]:
-    """A timeline history file: lines of timeline, the LSN at which it ended, and a reason."""
-    lines = (re.match(r"\s*(\d+)\s+([0-9A-F]+/[0-9A-F]+)", line) for line in text.split("\n"))
-    return tuple((int(match[1]), parse_lsn(match[2])) for match in lines if match)
 
 
 def _identifier(name: str) -> str:

@@ -1,4 +1,4 @@
-"""A table as the live catalog describes it now. Plain values; catalog.py reads them."""
+"""A table as the live catalog describes it now, and what a role may see of it. Plain values; catalog.py reads them."""
 
 from enum import Enum
 
@@ -34,6 +34,12 @@ class Column(msgspec.Struct, frozen=True):
     toastable: bool
     """Whether an UPDATE may leave the value out of the stream (attlen -1)."""
     generated: bool = False
+    base_sql: str = "text"
+    """The base type's qualified name without a modifier, ready for a cast: ``pg_catalog.bpchar``."""
+    collation_sql: str | None = None
+    """The column's collation, quoted and qualified; None where the type has none."""
+    deterministic: bool = True
+    """Whether equal under the collation means equal bytes."""
 
 
 class Table(msgspec.Struct, frozen=True, eq=False):
@@ -50,3 +56,40 @@ class Table(msgspec.Struct, frozen=True, eq=False):
     """The columns of the replica identity: the key's, all, or the chosen index's."""
     ancestors: tuple[int, ...]
     """OIDs of the partitioned tables above, nearest first."""
+    key_equals: tuple[str, ...] = ()
+    """The equality operator of each key column's index, as ``OPERATOR(schema.=)``."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(column.name for column in self.columns)
+
+
+class Policy(msgspec.Struct, frozen=True):
+    """A policy for SELECT that applies to a role."""
+
+    name: str
+    permissive: bool
+    expression: str
+    """pg_get_expr of its USING under an empty search_path."""
+    columns: frozenset[str]
+    """The table's columns that it reads."""
+    whole_row: bool
+    """It reads the row as a whole, so every column."""
+    system_columns: bool
+    """It reads ctid, tableoid, xmin, …, which no change carries."""
+
+
+class Rights(msgspec.Struct, frozen=True):
+    """What one role may see of one table, as it stands when the change is judged."""
+
+    role: str
+    rls_enabled: bool
+    """The table's row security flag."""
+    subject: bool
+    """The flag is set and the role is neither exempt (superuser, BYPASSRLS) nor the owner of an unforced table."""
+    usage: bool
+    """May use the schema."""
+    columns: frozenset[str]
+    """May SELECT; empty without usage of the schema."""
+    policies: tuple[Policy, ...]
+    """Those that apply, where the role is subject to row security."""

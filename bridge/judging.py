@@ -1,0 +1,220 @@
+"""A batch of the stream's messages in, events in their order out: matching, judging, writing.
+
+All that a batch needs of PostgreSQL is asked at once, in snapshots that contain its transactions; a snapshot taken
+too early is thrown away and taken again. Until all is answered nothing has changed but who is subscribed, so every
+question may be asked again.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import TypeVar
+
+import msgspec
+import psycopg
+import structlog
+
+from bridge.audience import Audiences
+from bridge.catalog import Catalog, Lookup, Name
+from bridge.change import TRUNCATE, Change, Commit, Message
+from bridge.errors import PoisonError
+from bridge.event import Event, EventWriter, Values
+from bridge.judged import Candidate, Judged, Subscription, Undecided, missing_key
+from bridge.rls import NotVisibleYet
+from bridge.sql import Connection, is_transient, translate
+from bridge.subscriptions import Subscriptions, Update, is_subscription_change
+from bridge.valuemaker import Unfit, ValueMaker
+from bridge.values import Codec
+
+log = structlog.get_logger()
+
+Output = Event | Commit
+T = TypeVar("T")
+
+_FIRST_WAIT_SECONDS, _LONGEST_WAIT_SECONDS = 0.0005, 0.25
+
+
+class Lost(msgspec.Struct, frozen=True, eq=False):
+    """A change whose table is gone, and the subscriptions that knew it by its name."""
+
+    change: Change
+    subscriptions: tuple[Subscription, ...]
+
+
+Step = Candidate | Lost | Commit
+
+
+class Judging:
+    def __init__(
+        self,
+        connections: Sequence[Connection],
+        catalog: Catalog,
+        audiences: Audiences,
+        values: ValueMaker,
+        subscriptions: Subscriptions,
+        codec: Codec,
+        writer: EventWriter,
+        *,
+        stop_on_failure: bool,
+        wait: Callable[[float], None],
+    ) -> None:
+        self._connections = connections
+        self._catalog = catalog
+        self._audiences = audiences
+        self._values = values
+        self._subscriptions = subscriptions
+        self._codec = codec
+        self._writer = writer
+        self._stop_on_failure = stop_on_failure
+        self._wait = wait
+        self._pending: list[Update] = []
+        """What the open transaction did to realtime.subscription; takes effect at its commit."""
+
+    def process(self, messages: Sequence[Message]) -> list[Output]:
+        """Events and commits in the order of the stream.
+
+        Raises SourceUnreachable when a connection is lost (reconnect, and stream from the confirmed LSN again), and
+        PoisonError where `on_failure: stop` meets a change that can never succeed.
+        """
+        changes = [message for message in messages if isinstance(message, Change)]
+        if not len(self._subscriptions) and not any(map(is_subscription_change, changes)):
+            changes = []
+        if not changes:
+            return [step for step in self._match(messages, {}, ()) if isinstance(step, Commit)]
+        xids = {change.transaction.xid for change in changes}
+        self._begin(xids)
+        lookups, updates = self._asked(xids, lambda: self._look(changes))
+        steps = self._match(messages, lookups, updates)
+        candidates = [step for step in steps if isinstance(step, Candidate)]
+        written = self._asked(xids, lambda: self._decide(candidates)) if candidates else []
+        self._catalog.end()
+        events = iter(written)
+        outputs: list[Output] = []
+        for step in steps:
+            if isinstance(step, Commit):
+                outputs.append(step)
+            elif isinstance(step, Candidate):
+                outputs.extend(next(events))
+            else:
+                reason = "the table was dropped or renamed, or another one has taken its name"
+                change = step.change
+                outputs.append(self._letter(change, reason, change.schema, change.table))
+        return outputs
+
+    # -- asking PostgreSQL -----------------------------------------------------------------------------------------
+
+    def _begin(self, xids: Iterable[int]) -> None:
+        """Open the catalog's transaction with a snapshot that contains the transactions `xids`."""
+        pause = _FIRST_WAIT_SECONDS
+        while True:
+            try:
+                snapshot = self._catalog.begin()
+                if all(map(snapshot.contains, xids)):
+                    return
+                self._catalog.end()
+            except psycopg.Error as error:
+                raise translate(error, "reading the catalog") from error
+            self._wait(pause)
+            pause = min(pause * 2, _LONGEST_WAIT_SECONDS)
+
+    def _asked(self, xids: Iterable[int], ask: Callable[[], T]) -> T:
+        """Ask until there is an answer; each time after the first in a fresh snapshot."""
+        pause = _FIRST_WAIT_SECONDS
+        while True:
+            try:
+                return ask()
+            except NotVisibleYet:
+                pass
+            except psycopg.Error as error:
+                if not is_transient(error) or any(connection.broken or connection.closed for connection in self._connections):
+                    raise translate(error, "judging changes") from error
+                log.warning("judging is tried again", sqlstate=error.sqlstate, pause_seconds=pause)
+            self._catalog.end()
+            self._wait(pause)
+            pause = min(pause * 2, _LONGEST_WAIT_SECONDS)
+            self._begin(xids)
+
+    def _look(self, changes: Sequence[Change]) -> tuple[dict[Name, Lookup | None], list[Update | None]]:
+        """What the names in the batch stand for now, and what its changes to realtime.subscription say."""
+        names = list(dict.fromkeys((each.schema, each.table, each.oid) for each in changes))
+        found = dict(zip(names, self._catalog.look_up(names), strict=True))
+        own = [change for change in changes if is_subscription_change(change)]
+        return found, self._subscriptions.read(self._connections[0], own, self._codec) if own else []
+
+    # -- matching --------------------------------------------------------------------------------------------------
+
+    def _match(
+        self, messages: Sequence[Message], lookups: dict[Name, Lookup | None], updates: Sequence[Update | None]
+    ) -> list[Step]:
+        """Which changes have subscribers, each at its own place in the stream."""
+        steps: list[Step] = []
+        fresh = iter(updates)
+        for message in messages:
+            if isinstance(message, Change):
+                if updates and is_subscription_change(message):
+                    update = next(fresh)
+                    if update is not None:
+                        self._pending.append(update)
+                if message.kind != TRUNCATE:
+                    steps.extend(self._candidates(message, lookups))
+            elif isinstance(message, Commit):
+                if self._pending:
+                    self._subscriptions.apply(self._pending)
+                    self._pending = []
+                steps.append(message)
+        return steps
+
+    def _candidates(self, change: Change, lookups: dict[Name, Lookup | None]) -> Iterable[Candidate | Lost]:
+        name = (change.schema, change.table, change.oid)
+        if name not in lookups:
+            return
+        lookup = lookups[name]
+        if lookup is None:
+            knew = self._subscriptions.knew(change.schema, change.table, change.kind)
+            if knew:
+                yield Lost(change, tuple(knew))
+            return
+        for oid in (lookup.oid, *lookup.ancestors):
+            groups = self._subscriptions.groups(oid, change.kind)
+            if groups:
+                self._subscriptions.learn_name(change.schema, change.table, oid)
+                yield Candidate(change, oid, groups)
+
+    # -- deciding --------------------------------------------------------------------------------------------------
+
+    def _decide(self, candidates: Sequence[Candidate]) -> list[list[Event]]:
+        """The events of each candidate, its dead letter among them."""
+        decided = self._audiences.decide(candidates)
+        fit = [each for each in decided if each is not None and missing_key(each.change, each.table) is None]
+        made = dict(zip(map(id, fit), self._values.make(fit), strict=True))
+        return [
+            self._write(candidate, judged, made.get(id(judged)))
+            for candidate, judged in zip(candidates, decided, strict=True)
+        ]
+
+    def _write(self, candidate: Candidate, judged: Judged | None, values: Values | Unfit | None) -> list[Event]:
+        change = candidate.change
+        if judged is None:
+            return [self._letter(change, "the table is gone", change.schema, change.table)]
+        table = judged.table
+        if values is None:
+            missing = missing_key(change, table)
+            reason = f"the change does not fit the table: it has no value for the key column {missing}"
+            return [self._letter(change, reason, table.schema, table.name)]
+        if isinstance(values, Unfit):
+            return [self._letter(change, f"the change does not fit the table: {values.reason}", table.schema, table.name)]
+        events = self._writer.write(judged, values)
+        if judged.undecided:
+            reason = judged.undecided[0].reason
+            events.append(self._letter(change, reason, table.schema, table.name, judged.undecided))
+        return events
+
+    def _letter(
+        self, change: Change, reason: str, schema: str, table: str, undecided: Iterable[Undecided] = ()
+    ) -> Event:
+        letter = self._writer.dead_letter(change, self._codec, reason, schema=schema, table=table, undecided=undecided)
+        if self._stop_on_failure:
+            raise PoisonError(
+                f"change {letter.id} can never be delivered: {reason}. The position is unmoved. What to do: mend the"
+                f" cause, or set on_failure: dead_letter"
+            )
+        log.warning("change quarantined", id=letter.id, undecided=len(tuple(undecided)))
+        return letter

@@ -1,0 +1,264 @@
+"""The whole story: read, decode, judge, send, and confirm what the broker has acknowledged.
+
+    replication stream → decoder → subscriptions → row level security → event → sink
+                                                                                ↓ acknowledgements
+              slot's flushed LSN  ←  status update  ←  checkpoint  ←────────────┘
+
+One process, one loop, one owner for each connection. A batch is what the socket holds when the loop wakes. The
+source and the sink reconnect apart: the sink by itself, the source here.
+"""
+
+import random
+import select
+import time
+from collections import deque
+
+import structlog
+
+from bridge.change import Commit
+from bridge.checkpoint import Checkpoint
+from bridge.errors import SlotActive, SlotError, Transient, Undelivered
+from bridge.event import Event, rejected_letter
+from bridge.health import Health
+from bridge.lsn import format_lsn
+from bridge.session import Session, SourceSettings, same_server
+from bridge.sinks.base import Rejection, Sink
+from bridge.slot import Slot
+from bridge.stopping import Stopping, StopSignal
+
+log = structlog.get_logger()
+
+BATCH_MESSAGES, BATCH_BYTES = 4000, 4 << 20
+STATUS_SECONDS = 1.0
+"""A status update at least this often, so that wal_sender_timeout never ends the stream."""
+STATUS_MOVED_SECONDS = 0.01
+"""And this soon after the confirmable LSN moved: a late one multiplies duplicates after a kill."""
+PROGRESS_SECONDS = 60.0
+DRAIN_SECONDS = 20.0
+OWN_WALSENDER_SECONDS = 5.0
+"""How long a walsender of a bridge that was killed may hold the slot at the start."""
+LONGEST_PAUSE_SECONDS = 30.0
+
+
+class Settings(SourceSettings, frozen=True, kw_only=True):
+    heartbeat_seconds: float = 60.0
+    in_flight_bytes: int = 64 << 20
+    wait: bool = False
+    """Wait for a slot that another client holds, as a standby instance would."""
+
+
+def run(settings: Settings, sink: Sink, health: Health | None = None) -> None:
+    """Stream until a signal asks to stop. Returns when all that was read is delivered and confirmed.
+
+    Raises a BridgeError: before the first streaming whatever is wrong; later only what cannot pass by waiting.
+    """
+    with StopSignal() as stop:
+        Pipeline(settings, sink, health or Health(), stop).run()
+
+
+class Pipeline:
+    def __init__(self, settings: Settings, sink: Sink, health: Health, stop: StopSignal) -> None:
+        self._settings = settings
+        self._sink = sink
+        self._health = health
+        self._stop = stop
+        self._session: Session | None = None
+        self._checkpoint = Checkpoint()
+        self._rejections: deque[Rejection] = deque()
+        self._status_sent = 0
+        self._status_at = 0.0
+        self._heartbeat_at = 0.0
+        self._progress_at = time.monotonic()
+        self._events = 0
+        self._walsender_pid = 0
+
+    def run(self) -> None:
+        session = self._open(first=True)
+        try:
+            while not self._stop.requested:
+                try:
+                    self._stream(session)
+                except Transient as error:
+                    session = self._reconnect(session, error)
+        except Stopping:
+            pass
+        finally:
+            self._leave()
+
+    def _stream(self, session: Session) -> None:
+        """The loop."""
+        more = False
+        while not self._stop.requested:
+            reading = self._checkpoint.in_flight_bytes < self._settings.in_flight_bytes
+            self._wait_for_work(session, reading=reading, at_once=more and reading)
+            if reading:
+                batch = session.stream.read(BATCH_MESSAGES, BATCH_BYTES)
+                more = batch.more
+                for output in session.judging.process(session.decode(batch.data)):
+                    if isinstance(output, Commit):
+                        self._checkpoint.commit(output.end_lsn)
+                    else:
+                        self._send(output)
+                if batch.keepalive is not None and not session.in_transaction:
+                    self._checkpoint.keepalive(batch.keepalive)
+                if batch.reply_wanted:
+                    self._status_at = 0.0
+            self._tick()
+            self._heartbeat(session)
+
+    def _send(self, event: Event) -> None:
+        """Hand the event to the sink; while it is full, all else goes on but reading."""
+        self._events += 1
+        while not self._sink.send(event, self._checkpoint.current):
+            self._tick(0.005)
+        self._bury_rejections()
+
+    def _bury_rejections(self) -> None:
+        """What the broker can never take: its dead letter goes under the same ticket, then it is done."""
+        while self._rejections:
+            rejection = self._rejections.popleft()
+            letter = rejected_letter(rejection.event, rejection.reason)
+            log.warning("event quarantined", id=rejection.event.id, reason=rejection.reason)
+            while not self._sink.send(letter, rejection.ticket):
+                self._tick(0.005)
+            rejection.ticket.acknowledge(rejection.event.size)
+
+    def _tick(self, seconds: float = 0.0) -> None:
+        """What must go on whatever else waits: acknowledgements, and status updates."""
+        self._rejections.extend(self._sink.poll(seconds))
+        now = time.monotonic()
+        self._health.turn()
+        confirmed = self._checkpoint.advance()
+        session = self._session
+        since = now - self._status_at
+        if session is not None and (
+            since >= STATUS_SECONDS or (confirmed > self._status_sent and since >= STATUS_MOVED_SECONDS)
+        ):
+            session.stream.send_status(confirmed)
+            self._status_sent, self._status_at = confirmed, now
+        if now - self._progress_at >= PROGRESS_SECONDS:
+            log.info(
+                "progress",
+                events=self._events,
+                confirmed=format_lsn(confirmed),
+                in_flight=self._checkpoint.in_flight_events,
+            )
+            self._events, self._progress_at = 0, now
+
+    def _waiting(self) -> None:
+        """Called while a query waits for its answer."""
+        if self._stop.requested:
+            raise Stopping
+        self._tick()
+
+    def _pause(self, seconds: float) -> None:
+        """Sleep, but for what must go on."""
+        end = time.monotonic() + seconds
+        while True:
+            self._waiting()
+            left = end - time.monotonic()
+            if left <= 0:
+                return
+            time.sleep(min(left, 0.05))
+
+    def _wait_for_work(self, session: Session, *, reading: bool, at_once: bool) -> None:
+        """Until a socket has something, or it is time for a status update."""
+        self._bury_rejections()
+        poller = select.poll()
+        poller.register(self._stop.fileno(), select.POLLIN)
+        if reading:
+            poller.register(session.stream.fileno(), select.POLLIN)
+        descriptor = self._sink.fileno()
+        if descriptor is not None:
+            poller.register(descriptor, select.POLLIN)
+        waiting = self._checkpoint.in_flight_events > 0 or self._checkpoint.confirmed > self._status_sent
+        poller.poll(0 if at_once else 2 if waiting else STATUS_SECONDS * 500)
+
+    def _heartbeat(self, session: Session) -> None:
+        now = time.monotonic()
+        if now - self._heartbeat_at >= self._settings.heartbeat_seconds:
+            session.heartbeat()
+            self._heartbeat_at = now
+
+    # -- opening and closing ---------------------------------------------------------------------------------------
+
+    def _open(self, *, first: bool) -> Session:
+        """Connect, check, load, start. At first every failure is raised; later the slot must be there already."""
+        session = Session(self._settings, self._waiting, self._pause)
+        try:
+            session.check_server()
+            slot = self._wait_for_slot(session, first=first)
+            tables = session.load_subscriptions()
+            if first:
+                self._sink.open(tables)
+            # What was acknowledged meanwhile counts; what was in flight with the old stream comes again.
+            confirmed = max(slot.confirmed_lsn or 0, self._checkpoint.advance())
+            session.start(confirmed)
+        except BaseException:
+            session.close()
+            raise
+        self._checkpoint = Checkpoint(confirmed)
+        self._status_sent, self._status_at = 0, 0.0
+        self._heartbeat_at = time.monotonic()
+        self._walsender_pid = session.stream.backend_pid
+        self._session = session
+        self._health.streaming = True
+        return session
+
+    def _wait_for_slot(self, session: Session, *, first: bool) -> Slot:
+        end = time.monotonic() + OWN_WALSENDER_SECONDS
+        while True:
+            try:
+                return session.find_slot(may_create=first)
+            except SlotActive:
+                if not self._settings.wait and time.monotonic() > end:
+                    raise
+            self._pause(0.2)
+
+    def _reconnect(self, session: Session, error: Transient) -> Session:
+        """For as long as it takes, with pauses that grow to half a minute."""
+        attempt = 0
+        identity = session.identity
+        self._health.streaming = False
+        self._session = None
+        session.close()
+        while True:
+            pause = random.uniform(0.5, 1.0) * min(0.2 * 2**attempt, LONGEST_PAUSE_SECONDS)
+            log.warning("source lost, reconnecting", reason=str(error), attempt=attempt + 1, pause_seconds=round(pause, 2))
+            self._pause(pause)
+            attempt += 1
+            try:
+                session = self._open(first=False)
+            except SlotActive as active:
+                raise SlotError(str(active)) from active
+            except Transient as again:
+                error = again
+                continue
+            same_server(identity, session.identity)
+            return session
+
+    def _leave(self) -> None:
+        """Deliver what was read, confirm it, close the stream cleanly."""
+        self._health.streaming = False
+        try:
+            self._drain()
+        finally:
+            session, self._session = self._session, None
+            if session is not None:
+                session.close()
+            self._sink.close()
+
+    def _drain(self) -> None:
+        end = time.monotonic() + DRAIN_SECONDS
+        while self._checkpoint.in_flight_events and time.monotonic() < end:
+            self._bury_rejections()
+            self._tick(0.02)
+        confirmed = self._checkpoint.advance()
+        if self._session is not None:
+            self._session.stream.send_status(confirmed)
+        log.info("stopped", confirmed=format_lsn(confirmed), in_flight=self._checkpoint.in_flight_events)
+        if self._checkpoint.in_flight_events:
+            raise Undelivered(
+                f"stopped with {self._checkpoint.in_flight_events} events that the broker has not acknowledged within"
+                f" {DRAIN_SECONDS:.0f} s. The position is {format_lsn(confirmed)}; they come again at the next start"
+            )

@@ -1,0 +1,240 @@
+"""Row level security: which of a batch's rows do which claims show?
+
+The row that is judged is the one that the change carries, made into a row of the table's type from its texts, with
+the policies' expressions as PostgreSQL prints them; the rest of the database is as it is now. One query for each
+claims and set of rows, all in one pipeline, in one snapshot that contains the rows' transactions.
+
+Policies are other people's code. They run as the subscriber's role, read-only, with a time limit, on a connection of
+their own (`rls.connection`), whose login should have no rights but to become those roles; afterwards the role and
+the settings must be as they were set, or the answer does not count.
+"""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import msgspec
+import psycopg
+from psycopg import sql
+
+from bridge.errors import SourceRefused
+from bridge.snapshot import Snapshot
+from bridge.sql import Connection, first_line, is_transient
+from bridge.table import Policy, Table
+
+STATEMENT_TIMEOUT = "10s"
+LOCK_TIMEOUT = "2s"
+"""Shorter than the other, so that waiting for a lock is told from a policy that is slow: it is retried."""
+
+SETTINGS = {"plan_cache_mode": "force_generic_plan"}
+"""What the judging session needs besides FIXED_SETTINGS. Its search_path stays the login's own: policies may need it."""
+
+
+class Question(msgspec.Struct, frozen=True, eq=False):
+    """Which of these rows do these claims show? The rows are distinct, and all of one table."""
+
+    table: Table
+    policies: tuple[Policy, ...]
+    role: str
+    claims: str
+    lines: tuple[str, ...]
+    """Each row as the text of a composite value of the table's type, NULL where the change lacks a column."""
+    absent: frozenset[str] = frozenset()
+    """Columns that policies read and no line carries: the current row lends them, and must pass too."""
+    current: bool = False
+    """The current row must pass as well: `absent`, or a policy that reads system columns."""
+    record: bool = True
+    """The recorded row must pass; False for ``judge: current``."""
+
+
+class Answer(msgspec.Struct, frozen=True):
+    shown: frozenset[int]
+    """Indexes of the lines that are shown."""
+    undecided: dict[int, str]
+    """Indexes of the lines for which a policy raised, with the reason."""
+
+
+Cursor = psycopg.Cursor[tuple[Any, ...]]
+
+
+class NotVisibleYet(Exception):
+    """The snapshot lacks a transaction whose rows are to be judged. Passes in a moment."""
+
+
+class Judge:
+    """The judging connection."""
+
+    def __init__(self, connection: Connection) -> None:
+        # psycopg would count a statement as prepared that never was, where its pipeline failed before it.
+        connection.prepare_threshold = None
+        self._connection = connection
+
+    def ask(self, questions: Sequence[Question], xids: Iterable[int]) -> list[Answer]:
+        """Answer all, in a snapshot that contains the transactions `xids`.
+
+        Raises NotVisibleYet; psycopg.Error where it is transient (retry with a fresh snapshot); SourceRefused where
+        the login may not take a role.
+        """
+        wanted = frozenset(xids)
+        return self._answer(list(questions), wanted)
+
+    def _answer(self, questions: list[Question], xids: frozenset[int]) -> list[Answer]:
+        """All at once. Where a policy raises, by halves of the questions, then of a question's rows."""
+        if not questions:
+            return []
+        try:
+            return [Answer(shown, {}) for shown in self._run(questions, xids)]
+        except psycopg.Error as error:
+            if is_transient(error):
+                raise
+            reason = f"{error.sqlstate}: {first_line(error)}"
+        except Tampered as error:
+            reason = str(error)
+        if len(questions) > 1:
+            half = len(questions) // 2
+            return self._answer(questions[:half], xids) + self._answer(questions[half:], xids)
+        question = questions[0]
+        if len(question.lines) == 1:
+            self._may_take(question.role)
+            return [Answer(frozenset(), {0: reason})]
+        half = len(question.lines) // 2
+        first, second = (
+            self._answer([msgspec.structs.replace(question, lines=lines)], xids)[0]
+            for lines in (question.lines[:half], question.lines[half:])
+        )
+        return [
+            Answer(
+                first.shown | {half + index for index in second.shown},
+                first.undecided | {half + index: why for index, why in second.undecided.items()},
+            )
+        ]
+
+    def _run(self, questions: Sequence[Question], xids: frozenset[int]) -> list[frozenset[int]]:
+        connection = self._connection
+        try:
+            with connection.pipeline():
+                connection.execute("begin isolation level repeatable read, read only")
+                snapshot = connection.execute("select pg_current_snapshot()::text")
+                connection.execute(
+                    f"select set_config('statement_timeout', '{STATEMENT_TIMEOUT}', true),"
+                    f" set_config('lock_timeout', '{LOCK_TIMEOUT}', true)"
+                )
+                asked = [self._send(question) for question in questions]
+            row = snapshot.fetchone()
+            if row is None or not all(map(Snapshot.parse(row[0]).contains, xids)):
+                raise NotVisibleYet
+            answers = []
+            for question, (taken, cursor, after) in zip(questions, asked, strict=True):
+                taken.fetchone()
+                shown = frozenset(n - 1 for (n,) in cursor.fetchall())
+                _verify(question, after.fetchone())
+                answers.append(shown)
+            return answers
+        finally:
+            # What a policy may have set for the session goes with the transaction too.
+            if not connection.closed:
+                connection.execute("rollback")
+
+    def _send(
+        self, question: Question
+    ) -> tuple[Cursor, Cursor, Cursor]:
+        taken = self._connection.execute(
+            "select set_config('role', %s, true), set_config('request.jwt.claims', %s, true)",
+            (question.role, question.claims),
+        )
+        cursor = self._connection.execute(statement(question), (list(question.lines),))
+        return taken, cursor, self._connection.execute(_STATE)
+
+    def _may_take(self, role: str) -> None:
+        """Raises SourceRefused where the login may not SET ROLE to it."""
+        try:
+            with self._connection.transaction(force_rollback=True):
+                self._connection.execute("select set_config('role', %s, true)", (role,))
+        except psycopg.errors.InsufficientPrivilege as error:
+            raise SourceRefused(
+                f"the judging login may not SET ROLE {role}: {first_line(error)}. "
+                f"What to do: grant it membership in that role (deploy/roles.sql shows how)"
+            ) from error
+
+
+class Tampered(Exception):
+    """A policy changed the role or the settings that it was run under."""
+
+
+_STATE = """select current_setting('role'), current_setting('request.jwt.claims', true),
+  current_setting('transaction_read_only'), current_setting('statement_timeout')"""
+
+
+def _verify(question: Question, state: tuple[object, ...] | None) -> None:
+    if state != (question.role, question.claims, "on", STATEMENT_TIMEOUT):
+        raise Tampered("a policy changed the role or the settings that it runs under")
+
+
+def condition(policies: Sequence[Policy]) -> sql.Composable | None:
+    """The policies as one expression: every restrictive one and any permissive one; None: nobody sees anything."""
+    permissive = [f"({policy.expression})" for policy in policies if policy.permissive]
+    restrictive = [f"({policy.expression})" for policy in policies if not policy.permissive]
+    if not permissive:
+        return None
+    return _verbatim(" and ".join([*restrictive, f"({' or '.join(permissive)})"]))
+
+
+def statement(question: Question) -> sql.Composed:
+    """The query that gives the ordinals, from 1, of the lines that are shown. Its parameter is the lines.
+
+    A policy's column names are unqualified or qualified by the table's name, so each expression stands in a
+    sub-select of its own whose only FROM item carries that name: nothing of ours can capture a name there.
+    """
+    table = sql.Identifier(question.table.schema, question.table.name)
+    alias = sql.Identifier(question.table.name)
+    expression = condition(question.policies)
+    if expression is None:
+        return sql.SQL("select n::int4 from unnest(%s::text[]) with ordinality as r (line, n) where false").format()
+    if not question.current:
+        return sql.SQL(
+            "select r.n::int4 from unnest(%s::text[]) with ordinality as r (line, n)"
+            " where (select {expression} from unnest(array[r.line::{table}]) as {alias})"
+        ).format(expression=expression, table=table, alias=alias)
+    same = sql.SQL(" and ").join(
+        sql.SQL("now.{name} {equals} (x.line).{name}").format(name=sql.Identifier(name), equals=sql.SQL(_trusted(equals)))
+        for name, equals in zip(question.table.key, question.table.key_equals, strict=True)
+    )
+    recorded: sql.Composable = sql.SQL("true")
+    if question.record:
+        recorded = sql.SQL("(select {expression} from {row})").format(
+            expression=expression, row=_merged(question, table, alias)
+        )
+    # Selecting from the table as the role applies its row security: so the current row is judged by PostgreSQL.
+    return sql.SQL(
+        "select r.n::int4 from unnest(%s::text[]) with ordinality as r (line, n)"
+        " where exists (select from (select r.line::{table} as line offset 0) as x join {table} as now on {same}"
+        " where {recorded})"
+    ).format(table=table, same=same, recorded=recorded)
+
+
+def _merged(question: Question, table: sql.Identifier, alias: sql.Identifier) -> sql.Composable:
+    """The recorded row with what it lacks from the current one, under the table's name."""
+    values = [
+        sql.SQL("{source}.{name}").format(
+            source=sql.SQL("now" if column.name in question.absent else "(x.line)"), name=sql.Identifier(column.name)
+        )
+        for column in question.table.columns
+    ]
+    if not any(policy.system_columns for policy in question.policies):
+        return sql.SQL("unnest(array[row({values})::{table}]) as {alias}").format(
+            values=sql.SQL(", ").join(values), table=table, alias=alias
+        )
+    named = [
+        sql.SQL("{value} as {name}").format(value=value, name=sql.Identifier(column.name))
+        for value, column in zip(values, question.table.columns, strict=True)
+    ]
+    system = [sql.SQL(f"now.{name} as {name}") for name in ("tableoid", "ctid", "xmin", "xmax", "cmin", "cmax")]
+    return sql.SQL("(select {columns}) as {alias}").format(columns=sql.SQL(", ").join([*named, *system]), alias=alias)
+
+
+def _verbatim(expression: str) -> sql.SQL:
+    """An expression printed by PostgreSQL, in a query of ours that has placeholders and fields."""
+    return sql.SQL(_trusted(expression.replace("%", "%%")))
+
+
+def _trusted(text: str) -> str:  # psycopg.sql.SQL wants a literal; this text is PostgreSQL's own
+    return text.replace("{", "{{").replace("}", "}}")

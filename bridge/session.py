@@ -1,0 +1,204 @@
+"""All that lives as long as the connections to PostgreSQL: opened together, closed together.
+
+Three connections: the replication stream; the catalog's (the source login, which also reads the subscriptions and
+makes values); and the judging one, on a login of its own where the user gives one.
+"""
+
+import contextlib
+import re
+from collections.abc import Callable
+
+import msgspec
+import psycopg
+import structlog
+
+from bridge.audience import Audiences
+from bridge.catalog import Catalog
+from bridge.change import Message
+from bridge.errors import GapError, SlotError, SourceRefused
+from bridge.event import EventWriter
+from bridge.filters import Comparer
+from bridge.judging import Judging
+from bridge.lsn import Identity, format_lsn
+from bridge.pgoutput import PgOutputDecoder
+from bridge.pgoutput import start_options as pgoutput_options
+from bridge.publication import require as require_publication
+from bridge.replication import ReplicationStream
+from bridge.rls import SETTINGS as JUDGING_SETTINGS
+from bridge.rls import Judge
+from bridge.slot import Slot, create, find, problem
+from bridge.sql import APPLICATION_NAME, connect, translate
+from bridge.subscriptions import Subscriptions
+from bridge.valuemaker import ValueMaker
+from bridge.values import PGOUTPUT_CODEC, WAL2JSON_CODEC
+from bridge.wal2json import Wal2JsonDecoder
+from bridge.wal2json import start_options as wal2json_options
+
+log = structlog.get_logger()
+
+
+class SourceSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """What a session needs to know; the config's values, plain."""
+
+    connection: str
+    slot: str
+    plugin: str
+    publication: str | None = None
+    include: tuple[str, ...] = ("*.*",)
+    exclude: tuple[str, ...] = ()
+    judge: str = "record"
+    judging_connection: str | None = None
+    max_record_bytes: int = 1 << 20
+    on_failure: str = "dead_letter"
+
+
+class Session:
+    """Open it, load the subscriptions, `start` it; then `stream`, `decode` and `judging` are the loop's."""
+
+    def __init__(self, settings: SourceSettings, on_wait: Callable[[], None], wait: Callable[[float], None]) -> None:
+        """Raises SourceUnreachable, SourceRefused."""
+        self._settings = settings
+        self._stack = contextlib.ExitStack()
+        with contextlib.ExitStack() as opening:
+            self.connection = opening.enter_context(contextlib.closing(connect(settings.connection, {"search_path": ""})))
+            self._judging_connection = opening.enter_context(
+                contextlib.closing(connect(settings.judging_connection or settings.connection, JUDGING_SETTINGS))
+            )
+            self.stream = opening.enter_context(contextlib.closing(ReplicationStream(settings.connection)))
+            self.identity: Identity = self.stream.identify()
+            self._stack = opening.pop_all()
+        self.connection.on_wait = self._judging_connection.on_wait = on_wait
+        self.subscriptions = Subscriptions()
+        lossy = settings.plugin == "wal2json"
+        codec = WAL2JSON_CODEC if lossy else PGOUTPUT_CODEC
+        catalog = Catalog(self.connection)
+        self.writer = EventWriter(self.identity)
+        self.judging = Judging(
+            (self.connection, self._judging_connection),
+            catalog,
+            Audiences(
+                catalog,
+                Comparer(self.connection),
+                Judge(self._judging_connection),
+                codec,
+                current=settings.judge == "current",
+                lossy=lossy,
+            ),
+            ValueMaker(self.connection, codec, settings.max_record_bytes),
+            self.subscriptions,
+            codec,
+            self.writer,
+            stop_on_failure=settings.on_failure == "stop",
+            wait=wait,
+        )
+        self._decoder = Wal2JsonDecoder() if lossy else PgOutputDecoder()
+
+    def check_server(self) -> None:
+        """What must hold before anything moves. Raises SourceRefused with what to do."""
+        try:
+            row = self.connection.execute(
+                "select pg_is_in_recovery(), current_setting('wal_level'), current_setting('synchronous_standby_names')"
+            ).fetchone()
+        except psycopg.Error as error:
+            raise translate(error, "asking for the server's settings") from error
+        assert row is not None
+        in_recovery, wal_level, standbys = row
+        if in_recovery:
+            raise SourceRefused("the server is a standby in recovery. What to do: connect to the primary")
+        if wal_level != "logical":
+            raise SourceRefused(
+                f"the server's wal_level is {wal_level}. What to do: set wal_level = logical in postgresql.conf and"
+                f" restart the server"
+            )
+        if matches_standby_names(standbys, APPLICATION_NAME):
+            raise SourceRefused(
+                f"synchronous_standby_names ({standbys}) matches this bridge, {APPLICATION_NAME}, so each commit would"
+                f" wait for the bridge, and the bridge for each commit. What to do: name the standbys there"
+            )
+
+    def find_slot(self, *, may_create: bool) -> Slot:
+        """The slot, made where there is none and it may be. Raises SlotError, SlotActive, SourceRefused."""
+        settings = self._settings
+        try:
+            slot = find(self.connection, settings.slot)
+            if slot is None and may_create:
+                create(self.connection, settings.slot, settings.plugin)
+                log.info("slot created", slot=settings.slot, plugin=settings.plugin)
+                slot = find(self.connection, settings.slot)
+        except psycopg.Error as error:
+            raise translate(error, f"reading slot {settings.slot}") from error
+        if slot is None:
+            raise SlotError(
+                f"slot {settings.slot} is gone: it was dropped while this bridge was using it. Changes since its last"
+                f" confirmed position cannot be had from it. What to do: start the bridge again to make a new slot"
+            )
+        found = problem(slot, settings.plugin)
+        if found is not None:
+            raise found
+        return slot
+
+    def load_subscriptions(self) -> list[tuple[str, str]]:
+        """Read them, and give the subscribed tables (schema, name)."""
+        try:
+            self.subscriptions.load(self.connection)
+        except psycopg.Error as error:
+            raise translate(error, "reading realtime.subscription") from error
+        return self.subscriptions.tables()
+
+    def start(self, lsn: int) -> None:
+        """Begin streaming."""
+        settings = self._settings
+        version = self.connection.info.server_version
+        if settings.plugin == "wal2json":
+            options = wal2json_options(settings.include, settings.exclude)
+        else:
+            assert settings.publication is not None
+            require_publication(self.connection, settings.publication, list(self.subscriptions.entities()))
+            options = pgoutput_options(settings.publication, version)
+        self.stream.start(settings.slot, lsn, options)
+        log.info(
+            "streaming",
+            system=self.identity.system_identifier,
+            timeline=self.identity.timeline,
+            slot=settings.slot,
+            position=format_lsn(lsn),
+            plugin=settings.plugin,
+            subscriptions=len(self.subscriptions),
+        )
+
+    def decode(self, data: list[tuple[int, bytes]]) -> list[Message]:
+        decode = self._decoder.decode
+        return [message for lsn, payload in data for message in decode(lsn, payload)]
+
+    @property
+    def in_transaction(self) -> bool:
+        """Whether a transaction's Begin has been decoded, and its Commit not yet."""
+        return self._decoder.in_transaction
+
+    def heartbeat(self) -> None:
+        """A logical message through the stream: moves the position of an idle slot, and proves the way."""
+        try:
+            self.connection.execute("select pg_logical_emit_message(false, 'walrus-bridge', 'heartbeat')")
+        except psycopg.Error as error:
+            raise translate(error, "sending the heartbeat") from error
+
+    def close(self) -> None:
+        """End the stream so that the last status arrives, then the other connections."""
+        self._stack.close()
+
+
+def same_server(before: Identity, now: Identity) -> None:
+    """Raises GapError where a reconnect has reached another server than before."""
+    if before.system_identifier != now.system_identifier:
+        raise GapError(
+            f"the connection now leads to another server (system identifier {now.system_identifier}, before"
+            f" {before.system_identifier}). What to do: check where it leads; start the bridge again if that is right"
+        )
+
+
+def matches_standby_names(setting: str, application: str) -> bool:
+    """Whether synchronous_standby_names names `application`: in any case, or by ``*``. Pure."""
+    listed = re.search(r"\((.*)\)", setting)
+    names = re.findall(r'"((?:[^"]|"")*)"|([^\s,()"]+)', listed[1] if listed else setting)
+    given = {(quoted or plain).lower() for quoted, plain in names}
+    return "*" in given or application.lower() in given

@@ -1,0 +1,40 @@
+"""SIGTERM and SIGINT: the first asks the loop to stop, the second leaves at once."""
+
+import os
+import signal
+import socket
+from types import FrameType, TracebackType
+
+
+class Stopping(Exception):
+    """Stop was asked for while something waited: abandon it. What it held comes again after a restart."""
+
+
+class StopSignal:
+    """Within the `with` block, `requested` tells whether a signal came, and `fileno` is readable from then on."""
+
+    def __init__(self) -> None:
+        self.requested = False
+        self._reader, self._writer = socket.socketpair()
+        self._writer.setblocking(False)
+        self._reader.setblocking(False)
+
+    def fileno(self) -> int:
+        return self._reader.fileno()
+
+    def __enter__(self) -> "StopSignal":
+        self._previous_wakeup = signal.set_wakeup_fd(self._writer.fileno(), warn_on_full_buffer=False)
+        self._previous = {number: signal.signal(number, self._handle) for number in (signal.SIGTERM, signal.SIGINT)}
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        signal.set_wakeup_fd(self._previous_wakeup)
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+        self._reader.close()
+        self._writer.close()
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if self.requested:
+            os._exit(128 + number)
+        self.requested = True

@@ -1,0 +1,220 @@
+"""Who wants which change: the rows of realtime.subscription, kept fresh from the stream itself.
+
+They are read once before streaming starts; then the changes to realtime.subscription arrive in commit order and take
+effect at their commit, so a subscription committed before a change sees it, and one committed after does not.
+"""
+
+import json
+from collections.abc import Iterable, Sequence
+
+import msgspec
+
+from bridge.change import DELETE, TRUNCATE, Change, Kind
+from bridge.judged import Filter, Group, Subscription
+from bridge.sql import Connection
+from bridge.values import Codec
+
+SCHEMA, TABLE = "realtime", "subscription"
+
+
+# A role is tried literally, then unquoted as SQL would read it (SEMANTICS, section 1).
+_ROLE = """coalesce((select oid from pg_roles where rolname = {claims} ->> 'role'),
+  (select oid from pg_roles where rolname = case when {claims} ->> 'role' like '"%%"'
+     then replace(substr({claims} ->> 'role', 2, greatest(length({claims} ->> 'role') - 2, 0)), '""', '"')
+     else lower({claims} ->> 'role') end), 0::oid)"""
+
+# Through the row as a whole, because Supabase's own table may lack selected_columns or action_filter.
+_LOAD = f"""
+select s.id, s.subscription_id::text, s.entity::oid, {_ROLE.format(claims="s.claims")}, s.claims::text,
+  to_jsonb(s.filters)::text, to_jsonb(s) ->> 'action_filter', (to_jsonb(s) -> 'selected_columns')::text,
+  ns.nspname, c.relname
+from realtime.subscription s
+left join pg_class c on c.oid = s.entity
+left join pg_namespace ns on ns.oid = c.relnamespace
+order by s.id
+"""
+
+# What the stream tells of a row as text. The row itself, where it still is there, knows the table's OID best.
+_READ = f"""
+select w.id::bigint, w.subscription_id, coalesce(live.entity::oid, to_regclass(w.entity)::oid, 0::oid),
+  {_ROLE.format(claims="w.claims::jsonb")}, w.claims::jsonb::text,
+  to_jsonb(w.filters::realtime.user_defined_filter[])::text, w.action, to_jsonb(w.selected::text[])::text,
+  ns.nspname, c.relname
+from unnest(%(id)s::text[], %(subscription_id)s::text[], %(entity)s::text[], %(filters)s::text[], %(claims)s::text[],
+            %(action_filter)s::text[], %(selected_columns)s::text[])
+  with ordinality as w (id, subscription_id, entity, filters, claims, action, selected, n)
+left join realtime.subscription live on live.id = w.id::bigint
+left join pg_class c on c.oid = coalesce(live.entity::oid, to_regclass(w.entity)::oid)
+left join pg_namespace ns on ns.oid = c.relnamespace
+order by w.n
+"""
+_STREAMED = ("id", "subscription_id", "entity", "filters", "claims", "action_filter", "selected_columns")
+
+
+def is_subscription_change(change: Change) -> bool:
+    return change.table == TABLE and change.schema == SCHEMA
+
+
+class Removal(msgspec.Struct, frozen=True):
+    """A row that is gone; `id` None: all are (TRUNCATE)."""
+
+    id: int | None
+
+
+Update = Subscription | Removal
+"""A row as it is after a change, or that it is gone."""
+
+
+class Subscriptions:
+    """All subscriptions, found by table and action."""
+
+    def __init__(self) -> None:
+        self._by_id: dict[int, Subscription] = {}
+        self._by_entity: dict[int, dict[int, Subscription]] = {}
+        self._groups: dict[tuple[int, Kind], tuple[Group, ...]] = {}
+        self._names: dict[tuple[str, str], set[int]] = {}
+
+    def __len__(self) -> int:
+        return len(self._by_id)
+
+    def entities(self) -> Iterable[int]:
+        """OIDs of the subscribed tables."""
+        return self._by_entity.keys()
+
+    def tables(self) -> list[tuple[str, str]]:
+        """The subscribed tables' names (schema, table), as far as they are known."""
+        return sorted(name for name, entities in self._names.items() if entities & self._by_entity.keys())
+
+    def load(self, connection: Connection) -> None:
+        """Read them all. Called before streaming starts."""
+        self._by_id.clear()
+        self._by_entity.clear()
+        self._groups.clear()
+        for row in connection.execute(_LOAD).fetchall():
+            self._put(_subscription(row))
+            if row[8] is not None:
+                self.learn_name(row[8], row[9], row[2])
+
+    def learn_name(self, schema: str, table: str, entity: int) -> None:
+        """Remember that the subscriptions of `entity` are to hear of changes to a table by this name."""
+        self._names.setdefault((schema, table), set()).add(entity)
+
+    def knew(self, schema: str, table: str, kind: Kind) -> list[Subscription]:
+        """The subscriptions to this action that knew a table by this name, for a change whose table is gone."""
+        entities = self._names.get((schema, table), ())
+        return [
+            each
+            for entity in entities
+            for group in self.groups(entity, kind)
+            for _, selection in group.selections
+            for each in selection
+        ]
+
+    def groups(self, entity: int, kind: Kind) -> tuple[Group, ...]:
+        """The subscriptions for a table and an action, by role and selected columns."""
+        known = self._groups.get((entity, kind))
+        if known is None:
+            wanted = [each for each in self._by_entity.get(entity, {}).values() if each.action in {"*", kind}]
+            known = self._groups[entity, kind] = _grouped(wanted)
+        return known
+
+    def read(self, connection: Connection, changes: Sequence[Change], codec: Codec) -> list[Update | None]:
+        """What each change to realtime.subscription means, if anything; `apply` lets it take effect, at its commit."""
+        updates: list[Update | None] = [_removal(change, codec) for change in changes]
+        rows = [change.new for change in changes if change.new is not None]
+        if rows:
+            columns: dict[str, list[str | None]] = {name: [] for name in _STREAMED}
+            for row in rows:
+                texts = {
+                    name: None if raw is None else codec.text(raw, oid)
+                    for name, oid, raw in zip(row.shape.names, row.shape.types, row.values, strict=True)
+                }
+                for name, values in columns.items():
+                    values.append(texts.get(name))
+            read = connection.execute(_READ, columns).fetchall()
+            for row_read in read:
+                if row_read[8] is not None:
+                    self.learn_name(row_read[8], row_read[9], row_read[2])
+            fresh = iter(read)
+            updates = [
+                update if change.new is None else _subscription(next(fresh))
+                for change, update in zip(changes, updates, strict=True)
+            ]
+        return updates
+
+    def apply(self, updates: Iterable[Update]) -> None:
+        """Let the changes of one transaction take effect."""
+        for update in updates:
+            if isinstance(update, Subscription):
+                self._remove(update.id)
+                self._put(update)
+            elif update.id is not None:
+                self._remove(update.id)
+            else:
+                self._by_id.clear()
+                self._by_entity.clear()
+                self._groups.clear()
+
+    def _put(self, subscription: Subscription) -> None:
+        self._by_id[subscription.id] = subscription
+        self._by_entity.setdefault(subscription.entity, {})[subscription.id] = subscription
+        self._forget_groups(subscription.entity)
+
+    def _remove(self, identifier: int) -> None:
+        known = self._by_id.pop(identifier, None)
+        if known is not None:
+            remaining = self._by_entity[known.entity]
+            del remaining[identifier]
+            if not remaining:
+                del self._by_entity[known.entity]
+            self._forget_groups(known.entity)
+
+    def _forget_groups(self, entity: int) -> None:
+        for kind in ("INSERT", "UPDATE", "DELETE"):
+            self._groups.pop((entity, kind), None)
+
+
+def _grouped(subscriptions: Iterable[Subscription]) -> tuple[Group, ...]:
+    by_role: dict[int, dict[tuple[str, ...] | None, list[Subscription]]] = {}
+    for each in subscriptions:
+        by_role.setdefault(each.role, {}).setdefault(each.selected, []).append(each)
+    return tuple(
+        Group(
+            role,
+            tuple(
+                (selected, tuple(selections[selected]))
+                for selected in sorted(selections, key=lambda names: (names is not None, ",".join(names or ())))
+            ),
+        )
+        for role, selections in by_role.items()
+    )
+
+
+def _removal(change: Change, codec: Codec) -> Removal | None:
+    if change.kind == TRUNCATE:
+        return Removal(None)
+    if change.kind == DELETE and change.old is not None:
+        shape = change.old.shape
+        at = shape.names.index("id")
+        raw = change.old.values[at]
+        assert raw is not None
+        return Removal(int(codec.text(raw, shape.types[at])))
+    return None
+
+
+def _subscription(row: tuple[object, ...]) -> Subscription:
+    identifier, subscription_id, entity, role, claims, filters, action, selected, _, _ = row
+    names = json.loads(str(selected)) if selected is not None else None
+    return Subscription(
+        id=int(str(identifier)),
+        subscription_id=str(subscription_id),
+        entity=int(str(entity)),
+        role=int(str(role)),
+        claims=str(claims),
+        filters=tuple(
+            Filter(each["column_name"], each["op"], each["value"], bool(each.get("negate")))
+            for each in json.loads(str(filters)) or ()
+        ),
+        action=str(action) if action is not None else "*",
+        selected=tuple(sorted(names)) if names else None,
+    )

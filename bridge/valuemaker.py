@@ -1,0 +1,129 @@
+"""The JSON of rows' values: the codec's where it can, PostgreSQL's own `to_jsonb` for the rest, many at once."""
+
+from collections.abc import Sequence
+
+import msgspec
+import psycopg
+from psycopg import sql
+
+from bridge.event import Values
+from bridge.judged import Cells, Judged
+from bridge.sql import Connection, is_transient
+from bridge.table import Table
+from bridge.values import Codec, record_literal, size_text
+
+
+class Unfit(msgspec.Struct, frozen=True):
+    """PostgreSQL's input functions refuse a value: the change is not one of this table as it is now."""
+
+    reason: str
+
+
+class _Wanted(msgspec.Struct, eq=False):
+    """Columns of one row whose JSON PostgreSQL must make, and where it goes."""
+
+    table: Table
+    line: str
+    columns: list[str]
+    into: dict[str, bytes]
+
+
+class ValueMaker:
+    def __init__(self, connection: Connection, codec: Codec, max_record_bytes: int) -> None:
+        self._connection = connection
+        self._codec = codec
+        self._max_record_bytes = max_record_bytes
+
+    def make(self, rows: Sequence[Judged]) -> list[Values | Unfit]:
+        """For each judged change the JSON of its values."""
+        wanted: list[_Wanted] = []
+        made: list[tuple[dict[str, bytes], dict[str, bytes], list[_Wanted]]] = []
+        for judged in rows:
+            own: list[_Wanted] = []
+            needed = any(audience.error is None for audience in judged.audiences)
+            new, old = (
+                self._row(judged.table, cells, own) if needed else {} for cells in (judged.new, judged.old)
+            )
+            made.append((new, old, own))
+            wanted.extend(own)
+        refused = self._ask(wanted)
+        results: list[Values | Unfit] = []
+        for judged, (new, old, own) in zip(rows, made, strict=True):
+            reason = next((refused[id(each)] for each in own if id(each) in refused), None)
+            results.append(Unfit(reason) if reason is not None else Values(new, old, self._is_large(judged)))
+        return results
+
+    def _row(self, table: Table, cells: Cells, wanted: list[_Wanted]) -> dict[str, bytes]:
+        found: dict[str, bytes] = {}
+        asked: list[str] = []
+        for column in table.columns:
+            cell = cells.get(column.name)
+            if cell is None:
+                continue
+            raw, type_oid = cell
+            if raw is None:
+                found[column.name] = b"null"
+                continue
+            convert = self._codec.json_converter(column, type_oid)
+            made = raw if convert is None else convert(raw)
+            if made is None:
+                asked.append(column.name)
+            else:
+                found[column.name] = made
+        if asked:
+            wanted.append(_Wanted(table, self._line(table, cells), asked, found))
+        return found
+
+    def _line(self, table: Table, cells: Cells) -> str:
+        return record_literal(
+            [
+                None if (cell := cells.get(name)) is None or cell[0] is None else self._codec.text(cell[0], cell[1])
+                for name in table.names
+            ]
+        )
+
+    def _is_large(self, judged: Judged) -> bool:
+        change = judged.change
+        # The message is never smaller than half its values, so the exact sum is rarely needed.
+        return 2 * change.message_bytes > self._max_record_bytes and (
+            size_text(change, self._codec) > self._max_record_bytes
+        )
+
+    def _ask(self, wanted: Sequence[_Wanted]) -> dict[int, str]:
+        """Fill in what PostgreSQL makes; by the id of what it refuses, the reason."""
+        refused: dict[int, str] = {}
+        by_table: dict[int, list[_Wanted]] = {}
+        for each in wanted:
+            by_table.setdefault(each.table.oid, []).append(each)
+        for group in by_table.values():
+            self._ask_table(group, refused)
+        return refused
+
+    def _ask_table(self, group: Sequence[_Wanted], refused: dict[int, str]) -> None:
+        """All rows of a table at once; where one is refused, by halves."""
+        table = group[0].table
+        query = sql.SQL(
+            "select to_jsonb(w.line::{})::text from unnest(%s::text[]) with ordinality as w (line, n) order by w.n"
+        ).format(sql.Identifier(table.schema, table.name))
+        self._connection.execute("savepoint making_values")
+        try:
+            rows = self._connection.execute(query, ([each.line for each in group],)).fetchall()
+        except psycopg.Error as error:
+            if is_transient(error):
+                raise
+            self._connection.execute("rollback to savepoint making_values")
+            if len(group) == 1:
+                refused[id(group[0])] = f"{error.sqlstate}: {error}"
+                return
+            half = len(group) // 2
+            self._ask_table(group[:half], refused)
+            self._ask_table(group[half:], refused)
+            return
+        self._connection.execute("release savepoint making_values")
+        for each, (text,) in zip(group, rows, strict=True):
+            members = _decode(text.encode())
+            for name in each.columns:
+                each.into[name] = bytes(members[name])
+
+
+_decode = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
