@@ -24,7 +24,7 @@ class Health:
         """time.monotonic() of the loop's last turn."""
         self.streaming = False
 
-    def alive(self) -> None:
+    def turn(self) -> None:
         """The loop is alive; called at every turn."""
         self.loop_at = time.monotonic()
 
