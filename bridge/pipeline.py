@@ -45,6 +45,8 @@ class Settings(SourceSettings, frozen=True, kw_only=True):
     in_flight_bytes: int = 64 << 20
     wait: bool = False
     """Wait for a slot that another client holds, as a standby instance would."""
+    accept_gap: bool = False
+    """Go on where changes may be missing (guard.py)."""
 
 
 def run(settings: Settings, sink: Sink, health: Health | None = None) -> None:
@@ -104,7 +106,7 @@ class Pipeline:
                 if batch.reply_wanted:
                     self._status_at = 0.0
             self._tick()
-            self._heartbeat(session)
+            self._look_ahead(session)
 
     def _send(self, event: Event) -> None:
         """Hand the event to the sink; while it is full, all else goes on but reading."""
@@ -129,13 +131,9 @@ class Pipeline:
         now = time.monotonic()
         self._health.turn()
         confirmed = self._checkpoint.advance()
-        session = self._session
         since = now - self._status_at
-        if session is not None and (
-            since >= STATUS_SECONDS or (confirmed > self._status_sent and since >= STATUS_MOVED_SECONDS)
-        ):
-            session.stream.send_status(confirmed)
-            self._status_sent, self._status_at = confirmed, now
+        if since >= STATUS_SECONDS or (confirmed > self._status_sent and since >= STATUS_MOVED_SECONDS):
+            self._confirm(confirmed, now)
         if now - self._progress_at >= PROGRESS_SECONDS:
             log.info(
                 "progress",
@@ -144,6 +142,12 @@ class Pipeline:
                 in_flight=self._checkpoint.in_flight_events,
             )
             self._events, self._progress_at = 0, now
+
+    def _confirm(self, lsn: int, now: float) -> None:
+        """Tell PostgreSQL what is delivered, never past the guard's ceiling."""
+        if self._session is not None:
+            self._status_sent, self._status_at = self._session.guard.allowed(lsn), now
+            self._session.stream.send_status(self._status_sent)
 
     def _waiting(self) -> None:
         """Called while a query waits for its answer."""
@@ -174,8 +178,11 @@ class Pipeline:
         waiting = self._checkpoint.in_flight_events > 0 or self._checkpoint.confirmed > self._status_sent
         poller.poll(0 if at_once else 2 if waiting else STATUS_SECONDS * 500)
 
-    def _heartbeat(self, session: Session) -> None:
+    def _look_ahead(self, session: Session) -> None:
+        """What is due between batches: the guard's ceiling and the heartbeat."""
         now = time.monotonic()
+        if session.guard.needs_raising(self._checkpoint.confirmed):
+            session.guard.raise_ceiling(self._checkpoint.confirmed)
         if now - self._heartbeat_at >= self._settings.heartbeat_seconds:
             session.heartbeat()
             self._heartbeat_at = now
@@ -193,6 +200,7 @@ class Pipeline:
                 self._sink.open(tables)
             # What was acknowledged meanwhile counts; what was in flight with the old stream comes again.
             confirmed = max(slot.confirmed_lsn or 0, self._checkpoint.advance())
+            session.guard.check(confirmed, accept_gap=self._settings.accept_gap and first)
             session.start(confirmed)
         except BaseException:
             session.close()
@@ -209,7 +217,7 @@ class Pipeline:
         end = time.monotonic() + OWN_WALSENDER_SECONDS
         while True:
             try:
-                return session.find_slot(may_create=first)
+                return session.find_slot(may_create=first, accept_gap=self._settings.accept_gap)
             except SlotActive:
                 if not self._settings.wait and time.monotonic() > end:
                     raise
@@ -254,8 +262,7 @@ class Pipeline:
             self._bury_rejections()
             self._tick(0.02)
         confirmed = self._checkpoint.advance()
-        if self._session is not None:
-            self._session.stream.send_status(confirmed)
+        self._confirm(confirmed, time.monotonic())
         log.info("stopped", confirmed=format_lsn(confirmed), in_flight=self._checkpoint.in_flight_events)
         if self._checkpoint.in_flight_events:
             raise Undelivered(

@@ -18,6 +18,7 @@ from bridge.change import Message
 from bridge.errors import GapError, SlotError, SourceRefused
 from bridge.event import EventWriter
 from bridge.filters import Comparer
+from bridge.guard import Guard
 from bridge.judging import Judging
 from bridge.lsn import Identity, format_lsn
 from bridge.pgoutput import PgOutputDecoder
@@ -68,6 +69,7 @@ class Session:
             self.identity: Identity = self.stream.identify()
             self._stack = opening.pop_all()
         self.connection.on_wait = self._judging_connection.on_wait = on_wait
+        self.guard = Guard(self.connection, settings.slot, settings.plugin, self.identity)
         self.subscriptions = Subscriptions()
         lossy = settings.plugin == "wal2json"
         codec = WAL2JSON_CODEC if lossy else PGOUTPUT_CODEC
@@ -116,12 +118,16 @@ class Session:
                 f" wait for the bridge, and the bridge for each commit. What to do: name the standbys there"
             )
 
-    def find_slot(self, *, may_create: bool) -> Slot:
-        """The slot, made where there is none and it may be. Raises SlotError, SlotActive, SourceRefused."""
+    def find_slot(self, *, may_create: bool, accept_gap: bool) -> Slot:
+        """The slot, made where there is none and it may be.
+
+        Raises SlotError, SlotActive, SourceRefused, and GapError where it has been used before.
+        """
         settings = self._settings
         try:
             slot = find(self.connection, settings.slot)
             if slot is None and may_create:
+                self.guard.may_create(accept_gap=accept_gap)
                 create(self.connection, settings.slot, settings.plugin)
                 log.info("slot created", slot=settings.slot, plugin=settings.plugin)
                 slot = find(self.connection, settings.slot)

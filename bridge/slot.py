@@ -130,6 +130,8 @@ def drop_slot(conninfo: str, slot: str) -> None:
             connection.execute("select pg_drop_replication_slot(%s)", (slot,))
         except psycopg.Error as error:
             raise SlotError(f"slot {slot} cannot be dropped: {first_line(error)}") from error
+        if connection.execute("select to_regclass('walrus_bridge.slot') is not null").fetchone() == (True,):
+            connection.execute("delete from walrus_bridge.slot where slot_name = %s", (slot,))
 
 
 def show_slot(conninfo: str, slot: str) -> dict[str, Any]:
