@@ -82,10 +82,10 @@ def create(connection: Connection, name: str, plugin: str) -> None:
     try:
         connection.execute("select pg_create_logical_replication_slot(%s, %s)", (name, plugin))
     except psycopg.Error as error:
-        raise _creation_error(error, name, plugin) from error
+        raise creation_error(error, name, plugin) from error
 
 
-def _creation_error(error: psycopg.Error, name: str, plugin: str) -> BridgeError:
+def creation_error(error: psycopg.Error, name: str, plugin: str) -> BridgeError:
     text = first_line(error)
     what = f"slot {name} cannot be made: {text}"
     if isinstance(error, psycopg.errors.DuplicateObject):
