@@ -16,6 +16,8 @@ from bridge.errors import ConfigError
 _VARIABLE = re.compile(r"\$(?:\$|\{([^}]*)(\}?))")
 _NAME_AND_DEFAULT = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)(?::-(.*))?", re.DOTALL)
 
+_PLAIN_TAGS = ("tag:yaml.org,2002:map", "tag:yaml.org,2002:seq")
+
 
 class Document:
     """The values of a YAML file, and the line of each key path (``source.tables.include[0]``)."""
@@ -39,6 +41,8 @@ class Document:
         self.lines[path] = node.start_mark.line + 1
         if id(node) in self._open:
             raise self.error(path, "an alias refers to the mapping or list that holds it")
+        if not isinstance(node, yaml.ScalarNode) and node.tag not in _PLAIN_TAGS:
+            raise self.error(path, f"the tag {node.tag} is not possible here")
         self._open.add(id(node))
         try:
             if isinstance(node, yaml.MappingNode):
