@@ -101,8 +101,8 @@ begin
         value text := filter ->> 'value';
         place text := format('filter on column %s of %s', coalesce(quote_ident(wanted), 'NULL'), entity);
         number smallint;
-        own_type oid;
-        base_type oid;
+        own_type regtype;
+        base_type regtype;  -- under domains
         own_name text;  -- qualified, without length: char(n) and bit(n) are not to be cut
         base_name text;
         collation_clause text;
@@ -113,7 +113,7 @@ begin
         left_type text;
         right_type text;
     begin
-        select a.attnum, a.atttypid, coalesce(format(' collate %I.%I', s.nspname, l.collname), '')
+        select a.attnum, a.atttypid, case when l.oid is null then '' else format(' collate %I.%I', s.nspname, l.collname) end
             into number, own_type, collation_clause
         from pg_attribute a
         left join pg_collation l on l.oid = a.attcollation
@@ -150,7 +150,7 @@ begin
             end if;
             if lower(value) in ('true', 'false', 'unknown') and base_type <> 'boolean'::regtype then
                 raise datatype_mismatch using
-                    message = format('%s: "is %s" needs a boolean, the column is of type %s', place, value, own_name),
+                    message = format('%s: "is %s" needs a boolean, the column is of type %s', place, value, own_type),
                     hint = 'Use eq, or is null.';
             end if;
             return;
@@ -176,7 +176,7 @@ begin
             limit 1;
             if operator_name is null then
                 raise undefined_function using
-                    message = format('%s: the type %s has no operator for %s', place, own_name, negated),
+                    message = format('%s: the type %s has no operator for %s', place, own_type, negated),
                     hint = 'Patterns are for text; use eq, lt, in or is.';
             end if;
             begin
@@ -211,12 +211,12 @@ begin
                 raise feature_not_supported using message = 'unknown operator';
             end if;
             if op = 'in' and (select typarray from pg_type where oid = base_type) = 0 then
-                raise undefined_function using message = format('there are no lists of %s', base_name);
+                raise undefined_function using message = format('there are no lists of %s', base_type);
             end if;
         exception when others then
             raise exception using
                 errcode = sqlstate,
-                message = format('%s: the type %s has no operator for %s: %s', place, own_name, negated, sqlerrm),
+                message = format('%s: the type %s has no operator for %s: %s', place, own_type, negated, sqlerrm),
                 hint = 'Use another operator (is null works for every type) or another column.';
         end;
 
@@ -229,8 +229,8 @@ begin
         exception when others then
             raise exception using
                 errcode = sqlstate,
-                message = format('%s: %L cannot be cast to %s: %s', place, value,
-                    own_name || case op when 'in' then '[]' else '' end, sqlerrm),
+                message = format('%s: %L cannot be cast to %s%s: %s', place, value, own_type,
+                    case op when 'in' then '[]' end, sqlerrm),
                 hint = case op when 'in' then 'Write the list as an array of PostgreSQL: {1,2,"with, comma"}.'
                     else 'Give a value of the column''s type; dates are ISO, in UTC.' end;
         end;
