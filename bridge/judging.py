@@ -16,12 +16,13 @@ from bridge.audience import Audiences
 from bridge.catalog import Catalog, Lookup, Name
 from bridge.change import TRUNCATE, Change, Commit, Message
 from bridge.errors import PoisonError
-from bridge.event import Event, EventWriter, Values
+from bridge.event import Event, Values
 from bridge.judged import Candidate, Judged, Subscription, Undecided, missing_key
 from bridge.rls import NotVisibleYet
 from bridge.sql import Connection, is_transient, translate
 from bridge.subscriptions import Subscriptions, Update, is_subscription_change
 from bridge.valuemaker import Unfit, ValueMaker
+from bridge.writer import EventWriter
 from bridge.values import Codec
 
 log = structlog.get_logger()

@@ -16,7 +16,6 @@ from bridge.audience import Audiences
 from bridge.catalog import Catalog
 from bridge.change import Message
 from bridge.errors import GapError, SlotError, SourceRefused
-from bridge.event import EventWriter
 from bridge.filters import Comparer
 from bridge.guard import Guard
 from bridge.judging import Judging
@@ -34,6 +33,7 @@ from bridge.valuemaker import ValueMaker
 from bridge.values import PGOUTPUT_CODEC, WAL2JSON_CODEC
 from bridge.wal2json import Wal2JsonDecoder
 from bridge.wal2json import start_options as wal2json_options
+from bridge.writer import EventWriter
 
 log = structlog.get_logger()
 

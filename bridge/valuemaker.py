@@ -1,6 +1,6 @@
 """The JSON of rows' values: the codec's where it can, PostgreSQL's own `to_jsonb` for the rest, many at once."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import msgspec
 import psycopg
@@ -11,6 +11,10 @@ from bridge.judged import Cells, Judged
 from bridge.sql import Connection, is_transient
 from bridge.table import Table
 from bridge.values import Codec, record_literal, size_text
+
+
+Converters = dict[str, tuple[int, Callable[[bytes], bytes | None] | None]]
+"""By column: its type's OID, and the codec's converter."""
 
 
 class Unfit(msgspec.Struct, frozen=True):
@@ -33,6 +37,7 @@ class ValueMaker:
         self._connection = connection
         self._codec = codec
         self._max_record_bytes = max_record_bytes
+        self._converters: dict[int, tuple[Table, Converters]] = {}
 
     def make(self, rows: Sequence[Judged]) -> list[Values | Unfit]:
         """For each judged change the JSON of its values."""
@@ -56,23 +61,39 @@ class ValueMaker:
     def _row(self, table: Table, cells: Cells, wanted: list[_Wanted]) -> dict[str, bytes]:
         found: dict[str, bytes] = {}
         asked: list[str] = []
-        for column in table.columns:
-            cell = cells.get(column.name)
-            if cell is None:
-                continue
-            raw, type_oid = cell
+        converters = self._converters_of(table)
+        for name, (raw, type_oid) in cells.items():
             if raw is None:
-                found[column.name] = b"null"
+                if name in converters:
+                    found[name] = b"null"
                 continue
-            convert = self._codec.json_converter(column, type_oid)
+            known = converters.get(name)
+            if known is None:
+                continue
+            if known[0] != type_oid:  # the column's type has changed since
+                asked.append(name)
+                continue
+            convert = known[1]
             made = raw if convert is None else convert(raw)
             if made is None:
-                asked.append(column.name)
+                asked.append(name)
             else:
-                found[column.name] = made
+                found[name] = made
         if asked:
             wanted.append(_Wanted(table, self._line(table, cells), asked, found))
         return found
+
+    def _converters_of(self, table: Table) -> Converters:
+        known = self._converters.get(table.oid)
+        if known is None or known[0] is not table:
+            known = self._converters[table.oid] = (
+                table,
+                {
+                    column.name: (column.type_oid, self._codec.json_converter(column, column.type_oid))
+                    for column in table.columns
+                },
+            )
+        return known[1]
 
     def _line(self, table: Table, cells: Cells) -> str:
         return record_literal(
