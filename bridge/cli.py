@@ -47,7 +47,11 @@ def cli() -> None:
 
 @cli.command()
 @target(slot=True)
-def run(config: Path | None, connection: str, slot: str) -> None:
+@click.option("--wait", is_flag=True, help="While another client streams from the slot, wait, then take over.")
+@click.option(
+    "--accept-gap", is_flag=True, help="Go on where the slot was re-created or moved: changes may be missing."
+)
+def run(config: Path | None, connection: str, slot: str, wait: bool, accept_gap: bool) -> None:
     """Stream until stopped.
 
     Applies the migrations and makes the slot if they are missing. SIGTERM and Ctrl-C deliver what was read, confirm
@@ -60,7 +64,7 @@ def run(config: Path | None, connection: str, slot: str) -> None:
 
     Without a configuration file, events go to stdout, one JSON object a line, and there is no HTTP listener.
     """
-    _run(config_of(config, connection, slot))
+    _run(config_of(config, connection, slot), wait=wait, accept_gap=accept_gap)
 
 
 @cli.command()
@@ -128,7 +132,7 @@ def config_schema() -> None:
 
 @cli.command()
 @target(slot=True)
-@click.option("--json", "as_json", is_flag=True, help="Print the findings as JSON.")
+@click.option("--json", "as_json", envvar="WALRUS_BRIDGE_CHECK_JSON", is_flag=True, help="Print the findings as JSON.")
 def check(config: Path | None, connection: str, slot: str, as_json: bool) -> None:
     """Check everything that must hold before streaming, and say what to do about what does not.
 
@@ -181,7 +185,7 @@ def _load(config: Path | None) -> Config:
     return config_file.load(config, os.environ)
 
 
-def _run(config: Config) -> None:
+def _run(config: Config, *, wait: bool = False, accept_gap: bool = False) -> None:
     """Configuration → logging → listener → migrations → sink → stream."""
     from bridge import migrations, pipeline
     from bridge.health import Health, Listener
@@ -194,10 +198,10 @@ def _run(config: Config) -> None:
     if config.http.listen is not None:
         Listener(config.http.listen, health)
     migrations.ensure(config.source.connection, config.migrations)
-    pipeline.run(_settings(config), make_sink(config.sink), health)
+    pipeline.run(_settings(config, wait=wait, accept_gap=accept_gap), make_sink(config.sink), health)
 
 
-def _settings(config: Config) -> "Settings":
+def _settings(config: Config, *, wait: bool, accept_gap: bool) -> "Settings":
     """The config's values, plain, for the pipeline."""
     from bridge.pipeline import Settings
 
@@ -215,6 +219,8 @@ def _settings(config: Config) -> "Settings":
         max_record_bytes=config.events.max_record_bytes,
         in_flight_bytes=config.limits.in_flight,
         on_failure=config.on_failure,
+        wait=wait,
+        accept_gap=accept_gap,
     )
 
 

@@ -17,7 +17,13 @@ def migrate() -> None:
 
 @migrate.command("deploy")
 @target(slot=False)
-@click.option("--print", "only_print", is_flag=True, help="Print the plain SQL instead, for psql; connects to nothing.")
+@click.option(
+    "--print",
+    "only_print",
+    envvar="WALRUS_BRIDGE_MIGRATE_DEPLOY_PRINT",
+    is_flag=True,
+    help="Print the plain SQL instead, for psql; connects to nothing.",
+)
 def migrate_deploy(config: Path | None, connection: str, only_print: bool) -> None:
     """Apply the missing migrations.
 
@@ -29,7 +35,8 @@ def migrate_deploy(config: Path | None, connection: str, only_print: bool) -> No
     if only_print:
         click.echo(migrations.plain_sql(), nl=False)
         return
-    migrations.deploy(config_of(config, connection).source.connection)
+    applied = migrations.deploy(config_of(config, connection).source.connection)
+    click.echo(f"applied {', '.join(applied)}" if applied else "all migrations were applied already")
 
 
 @migrate.command("status")
@@ -44,6 +51,7 @@ def migrate_status(config: Path | None, connection: str) -> None:
 def migrate_verify(config: Path | None, connection: str) -> None:
     """Check that what the migrations made is there."""
     migrations.verify(config_of(config, connection).source.connection)
+    click.echo("all migrations are applied")
 
 
 @migrate.command("revert")
@@ -51,14 +59,17 @@ def migrate_verify(config: Path | None, connection: str) -> None:
 @click.option("--to", metavar="CHANGE", help="Revert down to this migration, which stays; default: all of them.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 def migrate_revert(config: Path | None, connection: str, to: str | None, yes: bool) -> None:
-    """Take the migrations back. Subscriptions in tables that go are lost.
+    """Take the migrations back.
+
+    Only what the bridge made is dropped, and nothing where subscriptions or a slot's state would be lost.
 
     \b
     Example: walrus-bridge migrate revert --config bridge.yaml --yes
     """
     conninfo = config_of(config, connection).source.connection
-    _confirm(f"Revert {f'down to {to}' if to else 'all migrations'}, with the subscriptions in them?", yes)
-    migrations.revert(conninfo, to)
+    _confirm(f"Revert {f'the migrations after {to}' if to else 'all migrations'}?", yes)
+    reverted = migrations.revert(conninfo, to)
+    click.echo(f"reverted {', '.join(reverted)}" if reverted else "nothing was there to revert")
 
 
 @click.group()
@@ -88,7 +99,7 @@ def slot_drop(config: Path | None, connection: str, slot: str, yes: bool) -> Non
 
 @slot.command("show")
 @target(slot=True)
-@click.option("--json", "as_json", is_flag=True, help="Print it as JSON.")
+@click.option("--json", "as_json", envvar="WALRUS_BRIDGE_SLOT_SHOW_JSON", is_flag=True, help="Print it as JSON.")
 def slot_show(config: Path | None, connection: str, slot: str, as_json: bool) -> None:
     """Show the slot: plugin, position, who streams from it, how much WAL it holds."""
     source = config_of(config, connection, slot).source
