@@ -135,8 +135,12 @@ class Lookup(msgspec.Struct, frozen=True):
     """What a name in the stream stands for now."""
 
     oid: int
-    version: str
     ancestors: tuple[int, ...]
+
+
+SETTINGS = {"search_path": "", "plan_cache_mode": "force_generic_plan", "jit": "off"}
+"""What the catalog's session needs besides FIXED_SETTINGS: qualified names in what PostgreSQL prints, and plans made
+once, for planning costs more than these queries take."""
 
 
 class Catalog:
@@ -145,9 +149,12 @@ class Catalog:
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
         self._tables: dict[int, tuple[str, Table]] = {}
+        self._versions: dict[int, str] = {}
+        """Of the tables looked up in this transaction."""
 
     def begin(self) -> Snapshot:
         """One transaction, one snapshot for all that a batch asks here."""
+        self._versions.clear()
         with self._connection.pipeline():
             self._connection.execute("begin isolation level repeatable read, read only")
             cursor = self._connection.execute("select pg_current_snapshot()::text")
@@ -166,12 +173,18 @@ class Catalog:
             tables=[name[1] for name in names],
             oids=[name[2] for name in names],
         )
-        return [Lookup(oid, version, tuple(ancestors)) if oid else None for _, oid, version, ancestors in rows]
+        self._versions.update((oid, version) for _, oid, version, _ in rows if oid)
+        return [Lookup(oid, tuple(ancestors)) if oid else None for _, oid, _, ancestors in rows]
 
     def tables(self, oids: Iterable[int]) -> dict[int, Table]:
         """The tables' descriptions as they stand; what is gone is left out."""
         found: dict[int, Table] = {}
-        for oid, version in self._fetch(_VERSIONS, oids=list(oids)):
+        wanted = set(oids)
+        unknown = [oid for oid in wanted if oid not in self._versions]
+        if unknown:
+            self._versions.update(self._fetch(_VERSIONS, oids=unknown))
+        for oid in wanted & self._versions.keys():
+            version = self._versions[oid]
             known = self._tables.get(oid)
             if known is None or known[0] != version:
                 known = self._tables[oid] = (version, self._describe(oid))

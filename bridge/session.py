@@ -13,6 +13,7 @@ import psycopg
 import structlog
 
 from bridge.audience import Audiences
+from bridge.catalog import SETTINGS as CATALOG_SETTINGS
 from bridge.catalog import Catalog
 from bridge.change import Message
 from bridge.errors import GapError, SlotError, SourceRefused
@@ -61,7 +62,7 @@ class Session:
         self._settings = settings
         self._stack = contextlib.ExitStack()
         with contextlib.ExitStack() as opening:
-            self.connection = opening.enter_context(contextlib.closing(connect(settings.connection, {"search_path": ""})))
+            self.connection = opening.enter_context(contextlib.closing(connect(settings.connection, CATALOG_SETTINGS)))
             self._judging_connection = opening.enter_context(
                 contextlib.closing(connect(settings.judging_connection or settings.connection, JUDGING_SETTINGS))
             )
