@@ -113,7 +113,8 @@ begin
         left_type text;
         right_type text;
     begin
-        select a.attnum, a.atttypid, case when l.oid is null then '' else format(' collate %I.%I', s.nspname, l.collname) end
+        select a.attnum, a.atttypid,
+                case when l.oid is null then '' else format(' collate %I.%I', s.nspname, l.collname) end
             into number, own_type, collation_clause
         from pg_attribute a
         left join pg_collation l on l.oid = a.attcollation
@@ -130,7 +131,9 @@ begin
                 hint = format('grant select (%I) on %s to %s', wanted, entity, role);
         end if;
         if op is null then
-            raise null_value_not_allowed using message = format('%s: no operator', place), hint = 'Give eq, lt, in, …';
+            raise null_value_not_allowed using
+                message = format('%s: no operator', place),
+                hint = 'Give eq, lt, in, …';
         end if;
 
         base_type := own_type;
@@ -264,11 +267,14 @@ begin
                 hint = 'Name a role of this server: {"role": "authenticated", …}.';
         end if;
 
+        -- PostgreSQL's own tables, whose OIDs are below 16384, are never streamed.
         select relkind, relpersistence into kind, persistence from pg_class where oid = new.entity;
-        if kind is null or kind not in ('r', 'p') or persistence <> 'p' then
+        if kind is null or kind not in ('r', 'p') or persistence <> 'p' or new.entity::oid < 16384 then
             raise wrong_object_type using
-                message = format('entity: %s is not a table whose changes are logged', coalesce(new.entity::text, 'NULL')),
-                hint = 'Subscribe to a table or a partitioned table; views, foreign, temporary and unlogged tables have no changes to stream.';
+                message = format('entity: %s is no table whose changes can be streamed',
+                    coalesce(new.entity::text, 'NULL')),
+                hint = 'Subscribe to a table or a partitioned table; no view, no foreign, temporary or unlogged table, '
+                    'and none of PostgreSQL''s own.';
         end if;
 
         new.action_filter := coalesce(new.action_filter, '*');
@@ -287,12 +293,14 @@ begin
             where attrelid = new.entity and attname = selected and attnum > 0 and not attisdropped;
             if number is null then
                 raise undefined_column using
-                    message = format('selected_columns: %s has no column %s', new.entity, coalesce(quote_ident(selected), 'NULL')),
+                    message = format('selected_columns: %s has no column %s', new.entity,
+                        coalesce(quote_ident(selected), 'NULL')),
                     hint = 'Names are case-sensitive here and take no quotes; NULL as a whole selects all columns.';
             end if;
             if not has_column_privilege(role, new.entity, number, 'SELECT') then
                 raise insufficient_privilege using
-                    message = format('selected_columns: the role %s may not select column %I of %s', role, selected, new.entity),
+                    message = format('selected_columns: the role %s may not select column %I of %s', role, selected,
+                        new.entity),
                     hint = format('grant select (%I) on %s to %s', selected, new.entity, role);
             end if;
         end loop;
