@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 EXAMPLE = Path(__file__).with_name("bridge.example.yaml")
 INTERRUPTED = 130
 """What shells report for a program ended by Ctrl-C; also a question answered with no."""
+PIPE_CLOSED = 141
+"""What shells report for a program ended by SIGPIPE."""
 
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
 
@@ -244,6 +246,7 @@ def walrus(arguments: Sequence[str] | None = None) -> NoReturn:
 
 def _guarded(command: click.Command, program: str, arguments: Sequence[str] | None) -> int:
     """Run a click command: one clear message for what can go wrong, a traceback for what should not."""
+    log.configure()
     try:
         status = command.main(arguments, prog_name=program, standalone_mode=False)
     except BridgeError as error:
@@ -257,10 +260,9 @@ def _guarded(command: click.Command, program: str, arguments: Sequence[str] | No
     except (click.Abort, KeyboardInterrupt):
         click.echo(f"{program}: ended before it was done", err=True)
         return INTERRUPTED
-    except BrokenPipeError:
-        # The reader of our output has gone; the interpreter must not try to flush to it once more.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return INTERRUPTED + signal.SIGPIPE - signal.SIGINT
+    except SystemExit:
+        # Click's way to end where the reader of our output has gone.
+        return PIPE_CLOSED
     except Exception:  # noqa: BLE001 (the last resort: whoever runs us gets a status and what to report)
         traceback.print_exc()
         click.echo(f"{program}: unexpected error. This is a bug: please report it with the lines above.", err=True)
