@@ -18,6 +18,7 @@ from bridge.check_tables import TableFacts
 from bridge.config import Config
 from bridge.errors import BridgeError, CheckFailed
 from bridge.finding import Finding, of_error, ok, warning
+from bridge.publication import require
 from bridge.rls import SETTINGS as JUDGING_SETTINGS
 from bridge.sinks import make_sink
 from bridge.sql import Connection, connect, describe, translate
@@ -98,7 +99,11 @@ def _migrations(config: Config) -> Finding:
         finding = of_error("migrations", raised)
         if config.migrations != "apply":
             return finding
-        return warning("migrations", finding.what, "none needed where the login may make them: `walrus-bridge run` does so at start")
+        return warning(
+            "migrations",
+            finding.what,
+            "none needed where the login may make them: `walrus-bridge run` does so at start",
+        )
     return ok("migrations", "applied")
 
 
@@ -109,8 +114,8 @@ def _tables(config: Config, source: Connection, tables: list[TableFacts]) -> Ite
         tables += check_tables.read_tables(source)
     major = source.info.server_version // 10000
     yield from check_tables.tables(tables, settings.plugin, major, settings.tables.include, settings.tables.exclude)
-    if settings.publication is not None and False:
-        yield from _publication(source, settings.publication)
+    if settings.publication is not None:
+        yield _publication(source, settings.publication, [table.oid for table in tables if table.subscribed])
 
 
 def _judging(config: Config, source: Connection) -> Iterator[Finding]:
@@ -128,7 +133,12 @@ def _judging(config: Config, source: Connection) -> Iterator[Finding]:
         yield from check_logins.judging_rights(judging, roles)
 
 
-def _publication(a, b): ...
+def _publication(source: Connection, name: str, subscribed: list[int]) -> Finding:
+    try:
+        require(source, name, subscribed)
+    except BridgeError as raised:
+        return of_error("source.publication", raised)
+    return ok("source.publication", f"{name} has what is subscribed")
 
 
 def _has_subscriptions(source: Connection) -> bool:
@@ -146,4 +156,4 @@ def _sink(config: Config, tables: list[tuple[str, str]]) -> Finding:
         return of_error(f"sink.{name}", raised)
     finally:
         sink.close()
-    return ok(f"sink.{name}", "reachable")
+    return ok(f"sink.{name}", "nothing to reach" if name == "stdout" else "reachable, and its destinations can be used")

@@ -17,7 +17,7 @@ with recursive subscribed as (
     select i.inhrelid from carried p join pg_inherits i on i.inhparent = p.oid join pg_class c on c.oid = i.inhrelid
     where c.relispartition
 )
-select n.nspname::text, c.relname::text, c.relkind::text, c.relpersistence::text, c.relreplident::text,
+select c.oid, n.nspname::text, c.relname::text, c.relkind::text, c.relpersistence::text, c.relreplident::text,
   exists (select from pg_index i where i.indrelid = c.oid and i.indisprimary and i.indimmediate),
   exists (select from pg_index i where i.indrelid = c.oid and i.indisreplident),
   exists (select from pg_attribute a where a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped
@@ -25,13 +25,14 @@ select n.nspname::text, c.relname::text, c.relkind::text, c.relpersistence::text
   exists (select from pg_attribute a where a.attrelid = c.oid and a.attgenerated <> ''),
   c.oid in (select oid from subscribed)
 from carried join pg_class c using (oid) join pg_namespace n on n.oid = c.relnamespace
-order by 1, 2
+order by 2, 3
 """
 
 
 class TableFacts(msgspec.Struct, frozen=True):
     """A subscribed table, or a partition of one."""
 
+    oid: int
     schema: str
     name: str
     kind: str

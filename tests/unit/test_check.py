@@ -52,6 +52,7 @@ LOGIN = JudgingRights(
     granted=(),
 )
 TABLE = TableFacts(
+    oid=16384,
     schema="public",
     name="book",
     kind="r",

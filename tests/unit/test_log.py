@@ -1,0 +1,61 @@
+"""Logs: one line each, on stderr, for people or as JSON."""
+
+import json
+import logging
+from collections.abc import Iterator
+
+import pytest
+import structlog
+
+from bridge import log
+
+
+@pytest.fixture(autouse=True)
+def as_before() -> Iterator[None]:
+    root = logging.getLogger()
+    handlers, level = list(root.handlers), root.level
+    yield
+    root.handlers[:], root.level = handlers, level
+    structlog.reset_defaults()
+
+
+def test_json_lines_go_to_stderr_and_tell_level_time_and_facts(capsys: pytest.CaptureFixture[str]) -> None:
+    log.configure("info", "json")
+
+    structlog.get_logger().warning("source lost", reason="über", attempt=1)
+
+    out, err = capsys.readouterr()
+    assert out == ""
+    line = json.loads(err)
+    assert line.pop("timestamp").endswith("Z")
+    assert line == {"event": "source lost", "level": "warning", "reason": "über", "attempt": 1}
+
+
+def test_lines_below_the_level_are_not_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    log.configure("warning", "json")
+
+    structlog.get_logger().info("hidden")
+
+    assert capsys.readouterr().err == ""
+
+
+def test_libraries_log_the_same_way_and_pika_only_what_matters(capsys: pytest.CaptureFixture[str]) -> None:
+    log.configure("info", "json")
+
+    logging.getLogger("pika.adapters").info("a line for every channel")
+    logging.getLogger("pika.adapters").warning("the broker closed the connection")
+
+    line = json.loads(capsys.readouterr().err)
+    assert (line["event"], line["level"]) == ("the broker closed the connection", "warning")
+    assert line["logger"] == "pika.adapters"
+
+
+def test_the_console_has_no_colours_where_it_is_no_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    log.configure("info", "console")
+
+    structlog.get_logger().info("streaming", slot="realtime")
+
+    line = capsys.readouterr().err
+    assert "streaming slot=realtime" in line
+    assert "\x1b[" not in line
+    assert line.count("\n") == 1
