@@ -5,9 +5,10 @@ The order is that of SEMANTICS, section 2: 400 and 401 first, then filters, then
 realtime.subscription. Everything is asked for the whole batch at once, inside the catalog's snapshot.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import msgspec
+import structlog
 
 from bridge.catalog import Catalog
 from bridge.change import DELETE, UPDATE
@@ -29,6 +30,8 @@ from bridge.judged import (
 from bridge.rls import Answer, Judge, Question
 from bridge.table import Column, Rights, Table
 from bridge.values import Codec, record_literal
+
+log = structlog.get_logger()
 
 _INEXACT = {700, 701, 1700}
 """float4, float8, numeric: wal2json writes their NaN and infinities as null."""
@@ -55,6 +58,7 @@ class Audiences:
         self._current = current
         self._lossy = lossy
         """The plugin is wal2json: a null may have been NaN or an infinity."""
+        self._missing_roles: set[int] = set()
 
     def decide(self, candidates: Sequence[Candidate]) -> list[Judged | None]:
         """For each candidate its audiences; None where the table or the change is no longer fit to be judged
@@ -72,6 +76,8 @@ class Audiences:
             judged = Judged(candidate.change, table, *cells(candidate.change, table), [], [])
             results.append(judged)
             known = [(rights[pair], group) for group in candidate.groups if (pair := (candidate.oid, group.role)) in rights]
+            if len(known) < len(candidate.groups):
+                self._warn_of_missing_roles(candidate, rights)
             for right, group in sorted(known, key=lambda each: each[0].role.encode()):
                 shares.extend(_shares(judged, right, group))
         self._filter([share for share in shares if share.error is None])
@@ -82,6 +88,14 @@ class Audiences:
                     Audience(share.rights, share.selected, tuple(share.subscriptions), share.error, share.old_whole)
                 )
         return results
+
+    def _warn_of_missing_roles(self, candidate: Candidate, rights: Mapping[tuple[int, int], Rights]) -> None:
+        """A role that no longer exists gets nothing; said once for each."""
+        for group in candidate.groups:
+            if (candidate.oid, group.role) not in rights and group.role not in self._missing_roles:
+                self._missing_roles.add(group.role)
+                ids = [each.id for _, selection in group.selections for each in selection]
+                log.warning("subscriptions of a role that no longer exists get nothing", role_oid=group.role, ids=ids[:10])
 
     # -- filters ---------------------------------------------------------------------------------------------------
 

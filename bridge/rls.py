@@ -21,8 +21,8 @@ from bridge.snapshot import Snapshot
 from bridge.sql import Connection, first_line, is_transient
 from bridge.table import Policy, Table
 
-STATEMENT_TIMEOUT = "10s"
-LOCK_TIMEOUT = "2s"
+STATEMENT_TIMEOUT = "5s"
+LOCK_TIMEOUT = "1s"
 """Shorter than the other, so that waiting for a lock is told from a policy that is slow: it is retried."""
 
 SETTINGS = {"plan_cache_mode": "force_generic_plan"}

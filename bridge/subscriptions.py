@@ -6,6 +6,7 @@ effect at their commit, so a subscription committed before a change sees it, and
 
 import json
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import msgspec
 
@@ -31,6 +32,7 @@ select s.id, s.subscription_id::text, s.entity::oid, {_ROLE.format(claims="s.cla
 from realtime.subscription s
 left join pg_class c on c.oid = s.entity
 left join pg_namespace ns on ns.oid = c.relnamespace
+where s.id = any (%(ids)s) or %(ids)s is null
 order by s.id
 """
 
@@ -90,10 +92,8 @@ class Subscriptions:
         self._by_id.clear()
         self._by_entity.clear()
         self._groups.clear()
-        for row in connection.execute(_LOAD).fetchall():
-            self._put(_subscription(row))
-            if row[8] is not None:
-                self.learn_name(row[8], row[9], row[2])
+        for row in connection.execute(_LOAD, {"ids": None}).fetchall():
+            self._put(self._read_row(row))
 
     def learn_name(self, schema: str, table: str, entity: int) -> None:
         """Remember that the subscriptions of `entity` are to hear of changes to a table by this name."""
@@ -120,27 +120,30 @@ class Subscriptions:
 
     def read(self, connection: Connection, changes: Sequence[Change], codec: Codec) -> list[Update | None]:
         """What each change to realtime.subscription means, if anything; `apply` lets it take effect, at its commit."""
-        updates: list[Update | None] = [_removal(change, codec) for change in changes]
-        rows = [change.new for change in changes if change.new is not None]
-        if rows:
-            columns: dict[str, list[str | None]] = {name: [] for name in _STREAMED}
-            for row in rows:
-                texts = {
-                    name: None if raw is None else codec.text(raw, oid)
-                    for name, oid, raw in zip(row.shape.names, row.shape.types, row.values, strict=True)
-                }
-                for name, values in columns.items():
-                    values.append(texts.get(name))
-            read = connection.execute(_READ, columns).fetchall()
-            for row_read in read:
-                if row_read[8] is not None:
-                    self.learn_name(row_read[8], row_read[9], row_read[2])
-            fresh = iter(read)
+        updates = [_removal(change, codec) for change in changes]
+        texts = [_texts(change, codec) for change in changes]
+        whole = [each for each in texts if each is not None and each.keys() >= set(_STREAMED)]
+        if whole:
+            columns = {name: [each[name] for each in whole] for name in _STREAMED}
+            rows = iter(connection.execute(_READ, columns).fetchall())
             updates = [
-                update if change.new is None else _subscription(next(fresh))
-                for change, update in zip(changes, updates, strict=True)
+                self._read_row(next(rows)) if each is not None and each.keys() >= set(_STREAMED) else update
+                for each, update in zip(texts, updates, strict=True)
+            ]
+        # Where the stream leaves a column out (an unchanged TOAST value, a table that lacks it), the row itself tells.
+        partial = [int(each["id"] or 0) for each in texts if each is not None and each.keys() < set(_STREAMED)]
+        if partial:
+            found = {row[0]: self._read_row(row) for row in connection.execute(_LOAD, {"ids": partial}).fetchall()}
+            updates = [
+                found.get(int(each["id"] or 0)) if each is not None and each.keys() < set(_STREAMED) else update
+                for each, update in zip(texts, updates, strict=True)
             ]
         return updates
+
+    def _read_row(self, row: tuple[Any, ...]) -> Subscription:
+        if row[8] is not None:
+            self.learn_name(row[8], row[9], row[2])
+        return _subscription(row)
 
     def apply(self, updates: Iterable[Update]) -> None:
         """Let the changes of one transaction take effect."""
@@ -190,7 +193,19 @@ def _grouped(subscriptions: Iterable[Subscription]) -> tuple[Group, ...]:
     )
 
 
-def _removal(change: Change, codec: Codec) -> Removal | None:
+def _texts(change: Change, codec: Codec) -> dict[str, str | None] | None:
+    """The new row's columns that matter, as text; None: there is no new row."""
+    if change.new is None:
+        return None
+    shape = change.new.shape
+    return {
+        name: None if raw is None else codec.text(raw, type_oid)
+        for name, type_oid, raw in zip(shape.names, shape.types, change.new.values, strict=True)
+        if name in _STREAMED
+    }
+
+
+def _removal(change: Change, codec: Codec) -> Update | None:
     if change.kind == TRUNCATE:
         return Removal(None)
     if change.kind == DELETE and change.old is not None:
@@ -202,7 +217,7 @@ def _removal(change: Change, codec: Codec) -> Removal | None:
     return None
 
 
-def _subscription(row: tuple[object, ...]) -> Subscription:
+def _subscription(row: tuple[Any, ...]) -> Subscription:
     identifier, subscription_id, entity, role, claims, filters, action, selected, _, _ = row
     names = json.loads(str(selected)) if selected is not None else None
     return Subscription(
