@@ -85,8 +85,8 @@ def _environment(folder: Path, options: list[pq.ConninfoOption], home: Path) -> 
         "PGAPPNAME": APPLICATION_NAME,
     }
     for option in options:
-        if option.val is None or option.val == option.compiled:
-            continue
+        if option.val is None or option.val == option.compiled or option.keyword.startswith(b"service"):
+            continue  # what a service says is among the other options
         value = option.val.decode()
         if option.envvar is not None:
             environment[option.envvar.decode()] = value
