@@ -250,7 +250,7 @@ def _guarded(command: click.Command, program: str, arguments: Sequence[str] | No
     try:
         status = command.main(arguments, prog_name=program, standalone_mode=False)
     except BridgeError as error:
-        click.echo(f"{program}: {error}", err=True)
+        log.failed(program, str(error), error.exit)
         return error.exit
     except click.ClickException as error:
         error.show()

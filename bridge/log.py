@@ -15,8 +15,13 @@ _LEVELS: Final = {"debug": logging.DEBUG, "info": logging.INFO, "warning": loggi
 _NOISY: Final = ("pika", "psycopg")
 
 
+_format = "console"
+
+
 def configure(level: str = "info", format: str = "console") -> None:
     """Set up structlog and the standard library's logging. `level` and `format` are those of the config's `log`."""
+    global _format
+    _format = format
     threshold = _LEVELS[level]
     shared: list[Any] = [
         structlog.contextvars.merge_contextvars,
@@ -42,6 +47,14 @@ def configure(level: str = "info", format: str = "console") -> None:
     root.setLevel(threshold)
     for name in _NOISY:
         logging.getLogger(name).setLevel(max(threshold, logging.WARNING))
+
+
+def failed(program: str, message: str, status: int) -> None:
+    """The one message with which the program ends: plain for people, a log line where logs are JSON."""
+    if _format == "json":
+        structlog.get_logger().error(message, program=program, exit=status)
+    else:
+        print(f"{program}: {message}", file=sys.stderr)
 
 
 def _renderers(format: str) -> list[Any]:

@@ -59,3 +59,14 @@ def test_the_console_has_no_colours_where_it_is_no_terminal(capsys: pytest.Captu
     assert "streaming slot=realtime" in line
     assert "\x1b[" not in line
     assert line.count("\n") == 1
+
+
+def test_the_last_message_is_plain_or_a_json_line_as_the_logs_are(capsys: pytest.CaptureFixture[str]) -> None:
+    log.configure("info", "console")
+    log.failed("walrus-bridge", "no such slot", 6)
+    assert capsys.readouterr().err == "walrus-bridge: no such slot\n"
+
+    log.configure("error", "json")
+    log.failed("walrus-bridge", "no such slot", 6)
+    line = json.loads(capsys.readouterr().err)
+    assert (line["event"], line["level"], line["exit"]) == ("no such slot", "error", 6)
