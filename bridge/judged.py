@@ -55,6 +55,8 @@ class Candidate(msgspec.Struct, frozen=True, eq=False):
     change: Change
     oid: int
     groups: tuple[Group, ...]
+    leaving: tuple[Group, ...] = ()
+    """For an UPDATE, with `events: {leave: true}`: those who would hear of a DELETE."""
 
 
 class Undecided(msgspec.Struct, frozen=True):
@@ -72,6 +74,8 @@ class Audience(msgspec.Struct, frozen=True, eq=False):
     """BAD_REQUEST or UNAUTHORIZED: the event holds no row."""
     old_whole: bool = True
     """False: of the old row the primary key only."""
+    leave: bool = False
+    """An UPDATE moved the row out of what they may see or filter for: they hear of it as of a DELETE."""
 
 
 class Judged(msgspec.Struct, eq=False):

@@ -14,7 +14,7 @@ import structlog
 
 from bridge.audience import Audiences
 from bridge.catalog import Catalog, Lookup, Name
-from bridge.change import TRUNCATE, Change, Commit, Message
+from bridge.change import DELETE, TRUNCATE, UPDATE, Change, Commit, Message
 from bridge.errors import PoisonError
 from bridge.event import Event, Values
 from bridge.judged import Candidate, Judged, Subscription, Undecided, missing_key
@@ -55,6 +55,7 @@ class Judging:
         writer: EventWriter,
         *,
         stop_on_failure: bool,
+        leave: bool,
         wait: Callable[[float], None],
     ) -> None:
         self._connections = connections
@@ -65,6 +66,7 @@ class Judging:
         self._codec = codec
         self._writer = writer
         self._stop_on_failure = stop_on_failure
+        self._leave = leave
         self._wait = wait
         self._pending: list[Update] = []
         """What the open transaction did to realtime.subscription; takes effect at its commit."""
@@ -175,9 +177,10 @@ class Judging:
             return
         for oid in (lookup.oid, *lookup.ancestors):
             groups = self._subscriptions.groups(oid, change.kind)
-            if groups:
+            leaving = self._subscriptions.groups(oid, DELETE) if self._leave and change.kind == UPDATE else ()
+            if groups or leaving:
                 self._subscriptions.learn_name(change.schema, change.table, oid)
-                yield Candidate(change, oid, groups)
+                yield Candidate(change, oid, groups, leaving)
 
     # -- deciding --------------------------------------------------------------------------------------------------
 

@@ -17,6 +17,7 @@ from bridge.catalog import SETTINGS as CATALOG_SETTINGS
 from bridge.catalog import Catalog
 from bridge.change import Message
 from bridge.errors import GapError, SlotError, SourceRefused
+from bridge.filtering import Filtering
 from bridge.filters import Comparer
 from bridge.guard import Guard
 from bridge.judging import Judging
@@ -27,6 +28,7 @@ from bridge.publication import require as require_publication
 from bridge.replication import ReplicationStream
 from bridge.rls import SETTINGS as JUDGING_SETTINGS
 from bridge.rls import Judge
+from bridge.securing import Securing
 from bridge.slot import Slot, create, find, problem
 from bridge.sql import APPLICATION_NAME, connect, translate
 from bridge.subscriptions import Subscriptions
@@ -52,6 +54,7 @@ class SourceSettings(msgspec.Struct, frozen=True, kw_only=True):
     judging_connection: str | None = None
     max_record_bytes: int = 1 << 20
     on_failure: str = "dead_letter"
+    leave: bool = False
 
 
 class Session:
@@ -81,17 +84,15 @@ class Session:
             catalog,
             Audiences(
                 catalog,
-                Comparer(self.connection),
-                Judge(self._judging_connection),
-                codec,
-                current=settings.judge == "current",
-                lossy=lossy,
+                Filtering(Comparer(self.connection), codec),
+                Securing(Judge(self._judging_connection), codec, current=settings.judge == "current", lossy=lossy),
             ),
             ValueMaker(self.connection, codec, settings.max_record_bytes),
             self.subscriptions,
             codec,
             self.writer,
             stop_on_failure=settings.on_failure == "stop",
+            leave=settings.leave,
             wait=wait,
         )
         self._decoder = Wal2JsonDecoder() if lossy else PgOutputDecoder()

@@ -143,7 +143,7 @@ def show_slot(conninfo: str, slot: str) -> dict[str, Any]:
             " pg_wal_lsn_diff(pg_current_wal_lsn(), restart_lsn)::bigint from pg_replication_slots where slot_name = %s",
             (slot,),
         ).fetchone()
-    facts = msgspec.to_builtins(found)
+    facts: dict[str, Any] = msgspec.to_builtins(found)
     for name in ("restart_lsn", "confirmed_lsn"):
         facts[name] = None if facts[name] is None else format_lsn(facts[name])
     del facts["current_database"]

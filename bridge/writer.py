@@ -75,7 +75,10 @@ class EventWriter:
         moment = self._moment_of(change.transaction)
         view = self._view(table, audience)
         subscription_ids, listed = self._tail(audience.subscriptions)
+        kind: Kind = DELETE if audience.leave else change.kind
         event_id = f"{moment.id_head}/{change.lsn:016X}/{change.seq:08X}/{view.id_tail}"
+        if audience.leave:
+            event_id += "/leave"
         headers = [
             ("id", event_id),
             ("lsn", format_lsn(change.lsn)),
@@ -83,16 +86,18 @@ class EventWriter:
             ("seq", str(change.seq)),
             *moment.headers[1:],
             *view.names,
-            ("type", change.kind),
+            ("type", kind),
             *view.role,
         ]
+        if audience.leave:
+            headers.append(("leave", "true"))
         parts = [
-            b'{"wal":{"schema":%s,"table":%s,"type":"%s"' % (_name(table.schema), _name(table.name), change.kind.encode())
+            b'{"wal":{"schema":%s,"table":%s,"type":"%s"' % (_name(table.schema), _name(table.name), kind.encode())
         ]
         key, error = None, audience.error
         if error is None:
             parts.append(b',"commit_timestamp":"%sZ","columns":%s' % (moment.timestamp, view.columns))
-            if change.kind != DELETE:
+            if kind != DELETE:
                 parts.append(b',"record":' + _object(values.new, view.members, values.large, table))
             if change.old is not None:
                 members = view.members if audience.old_whole else view.key_members
@@ -100,8 +105,8 @@ class EventWriter:
             if values.large:
                 error = PAYLOAD_TOO_LARGE
             if view.shows_key:
-                key = event_key(table, values, change.kind)
-            if change.kind == UPDATE and len(values.new) < len(table.columns):
+                key = event_key(table, values, kind)
+            if kind == UPDATE and len(values.new) < len(table.columns):
                 headers.extend(_left_out(table, view, values))
         parts.append(b'},"is_rls_enabled":%s,' % (b"true" if audience.rights.rls_enabled else b"false"))
         parts.append(listed)
@@ -110,7 +115,7 @@ class EventWriter:
             event_id,
             table.schema,
             table.name,
-            change.kind,
+            kind,
             key,
             b"".join(parts),
             headers,
