@@ -189,7 +189,8 @@ begin
                 raise exception using
                     errcode = sqlstate,
                     message = format('%s: %s cannot match %L: %s', place, negated, value, sqlerrm),
-                    hint = 'Correct the pattern.';
+                    hint = case sqlstate when '42501' then format('Grant it to %I, who subscribes.', current_user)
+                        else 'Correct the pattern.' end;
             end;
             if op in ('like', 'ilike') then
                 -- PostgreSQL finds this only when a value gets that far.
@@ -219,8 +220,9 @@ begin
         exception when others then
             raise exception using
                 errcode = sqlstate,
-                message = format('%s: the type %s has no operator for %s: %s', place, own_type, negated, sqlerrm),
-                hint = 'Use another operator (is null works for every type) or another column.';
+                message = format('%s: the type %s cannot be compared by %s: %s', place, own_type, negated, sqlerrm),
+                hint = case sqlstate when '42501' then format('Grant it to %I, who subscribes.', current_user)
+                    else 'Use another operator (is null works for every type) or another column.' end;
         end;
 
         begin
