@@ -1,11 +1,11 @@
 """The preflight check of the subscribed tables: key, replica identity, and what the plugin does not carry."""
 
-import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import msgspec
 
 from bridge.finding import Finding, ok, warning
+from bridge.patterns import streams
 from bridge.sql import Connection
 
 _TABLES = """
@@ -70,7 +70,8 @@ def tables(
     found: Sequence[TableFacts], plugin: str, server_major: int, include: Sequence[str], exclude: Sequence[str]
 ) -> list[Finding]:
     """What the subscribers of these tables will not get, and why. Pure."""
-    findings = [finding for table in found for finding in _table(table, plugin, include, exclude)]
+    streamed = streams(include, exclude)
+    findings = [finding for table in found for finding in _table(table, plugin, streamed)]
     if not found:
         findings.append(ok("tables", "no table is subscribed yet"))
     elif not findings:
@@ -80,14 +81,14 @@ def tables(
     return findings
 
 
-def _table(table: TableFacts, plugin: str, include: Sequence[str], exclude: Sequence[str]) -> Iterable[Finding]:
+def _table(table: TableFacts, plugin: str, streamed: Callable[[str, str], bool]) -> Iterable[Finding]:
     name = f"table {table.label}"
     if table.kind not in {"r", "p"}:
         yield warning(name, "is not a table, so nothing of it is in the stream", "subscribe to the table behind it")
         return
     if table.persistence != "p":
         yield warning(name, "is not logged, so nothing of it is in the stream", f"alter table {table.label} set logged")
-    if table.kind == "r" and not streamed(table.schema, table.name, include, exclude):
+    if table.kind == "r" and not streamed(table.schema, table.name):
         yield warning(name, "is subscribed, but source.tables leaves it out", "add it there, or drop the subscriptions")
     if table.subscribed and not table.has_key:
         what = "has no primary key (a deferrable one is none): its subscribers get error 400 in place of rows"
@@ -111,18 +112,3 @@ def _losses(found: Sequence[TableFacts], plugin: str, server_major: int) -> Iter
 
 def _some(names: Sequence[str]) -> str:
     return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
-
-
-def streamed(schema: str, name: str, include: Sequence[str], exclude: Sequence[str]) -> bool:
-    """Whether the patterns of source.tables let the table through; exclude wins."""
-    return any(_matches(schema, name, each) for each in include) and not any(
-        _matches(schema, name, each) for each in exclude
-    )
-
-
-def _matches(schema: str, name: str, pattern: str) -> bool:
-    parts = re.findall(r"((?:[^.\\]|\\.)+)", pattern, re.DOTALL)
-    return len(parts) == 2 and all(
-        part == "*" or re.sub(r"\\(.)", r"\1", part, flags=re.DOTALL) == wanted
-        for part, wanted in zip(parts, (schema, name), strict=True)
-    )

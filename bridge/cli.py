@@ -17,6 +17,7 @@ from bridge.cli_database import migrate, slot
 from bridge.cli_target import config_of, config_option, connection_option, slot_option, target
 from bridge.config import Config
 from bridge.errors import BridgeError, ConfigError, Exit
+from bridge.sinks import make_sink
 
 if TYPE_CHECKING:
     from bridge.pipeline import Settings
@@ -107,7 +108,7 @@ def config_check(config: Path | None) -> None:
     \b
     Example: walrus-bridge config check --config bridge.yaml
     """
-    _load(config)
+    make_sink(_load(config).sink)
     click.echo(f"{config}: ok")
 
 
@@ -188,19 +189,20 @@ def _load(config: Path | None) -> Config:
 
 
 def _run(config: Config, *, wait: bool = False, accept_gap: bool = False) -> None:
-    """Configuration → logging → listener → migrations → sink → stream."""
+    """Configuration → logging → sink (not connected yet) → listener → migrations → stream."""
     from bridge import migrations, pipeline
     from bridge.health import Health, Listener
-    from bridge.sinks import make_sink
 
     signal.signal(signal.SIGTERM, _stop)
     signal.signal(signal.SIGINT, _stop)
     log.configure(config.log.level, config.log.format)
+    settings = _settings(config, wait=wait, accept_gap=accept_gap)
+    sink = make_sink(config.sink)
     health = Health()
     if config.http.listen is not None:
         Listener(config.http.listen, health)
     migrations.ensure(config.source.connection, config.migrations)
-    pipeline.run(_settings(config, wait=wait, accept_gap=accept_gap), make_sink(config.sink), health)
+    pipeline.run(settings, sink, health)
 
 
 def _settings(config: Config, *, wait: bool, accept_gap: bool) -> "Settings":
@@ -221,6 +223,7 @@ def _settings(config: Config, *, wait: bool, accept_gap: bool) -> "Settings":
         max_record_bytes=config.events.max_record_bytes,
         in_flight_bytes=config.limits.in_flight,
         on_failure=config.on_failure,
+        leave=config.events.leave,
         wait=wait,
         accept_gap=accept_gap,
     )

@@ -87,6 +87,13 @@ class Events(Section, frozen=True):
     max_record_bytes: Annotated[
         Size, _about("A change larger than this is sent as error 413, with its key and its short values only.")
     ] = msgspec.field(default_factory=partial(Size, 1 << 20))
+    leave: Annotated[
+        bool,
+        _about(
+            "Whether those who lose sight of a row by an UPDATE get a DELETE of it, where the old row is known "
+            "(REPLICA IDENTITY FULL)."
+        ),
+    ] = False
 
 
 class CreateTopics(Section, frozen=True):

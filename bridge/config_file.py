@@ -3,7 +3,6 @@
 import copy
 import difflib
 import re
-import string
 from collections.abc import Iterable, Mapping
 from functools import partial
 from pathlib import Path
@@ -16,6 +15,9 @@ from psycopg import conninfo as pg_conninfo
 
 from bridge import yaml_source
 from bridge.config import Config, Section
+from bridge.errors import ConfigError
+from bridge.naming import check_template
+from bridge.patterns import parse_pattern
 from bridge.units import Address, Duration, Size
 from bridge.yaml_source import Document
 
@@ -26,6 +28,7 @@ _AT = re.compile(r"(.*) - at `\$(.*)`", re.DOTALL)
 _UNKNOWN = re.compile(r"Object contains unknown field `(.*)`", re.DOTALL)
 _MISSING = re.compile(r"Object missing required field `(.*)`")
 _UNAVAILABLE: Final = "not available in this version"
+_IN_DESTINATIONS: Final = ("prefix", "schema", "table")
 _KINDS: Final = {
     "int": "a whole number",
     "float": "a number",
@@ -194,8 +197,7 @@ def _source_faults(config: Config) -> Iterable[tuple[str, str]]:
         yield "source.tables.include", 'an empty list streams nothing. What to do: list tables, or "*.*" for all'
     for name, patterns in (("include", source.tables.include), ("exclude", source.tables.exclude)):
         for index, pattern in enumerate(patterns):
-            if fault := pattern_fault(pattern):
-                yield f"source.tables.{name}[{index}]", fault
+            yield from _pattern_faults(f"source.tables.{name}[{index}]", pattern)
 
 
 def _connection_faults(path: str, connection: str) -> Iterable[tuple[str, str]]:
@@ -215,47 +217,33 @@ def _sink_faults(config: Config) -> Iterable[tuple[str, str]]:
         found = f"found {' and '.join(chosen)}" if chosen else "found none (an empty one is written `stdout: {}`)"
         yield "sink", f"exactly one of kafka, rabbitmq and stdout is needed; {found}"
     if sink.kafka is not None:
-        yield from _template_faults("sink.kafka.topic", sink.kafka.topic, {"prefix", "schema", "table"})
+        yield from _template_faults("sink.kafka.topic", sink.kafka.topic, _IN_DESTINATIONS)
         if not str(sink.kafka.client.get("bootstrap.servers", "")):
             yield "sink.kafka.client", "bootstrap.servers is missing"
     if sink.rabbitmq is not None:
-        yield from _template_faults("sink.rabbitmq.exchange", sink.rabbitmq.exchange, {"prefix", "schema", "table"})
+        yield from _template_faults("sink.rabbitmq.exchange", sink.rabbitmq.exchange, _IN_DESTINATIONS)
         routing_key = sink.rabbitmq.routing_key
-        yield from _template_faults("sink.rabbitmq.routing_key", routing_key, {"schema", "table", "type"}, needed=set())
+        yield from _template_faults("sink.rabbitmq.routing_key", routing_key, ("schema", "table", "type"), ())
         if not re.match(r"amqps?://", sink.rabbitmq.url):
             yield "sink.rabbitmq.url", "expected amqp://user:password@host:port/vhost or amqps://…"
 
 
 def _template_faults(
-    path: str, template: str, known: set[str], needed: Iterable[str] = ("schema", "table")
+    path: str, template: str, allowed: Iterable[str], required: Iterable[str] = ("schema", "table")
 ) -> Iterable[tuple[str, str]]:
-    listed = ", ".join(f"{{{name}}}" for name in sorted(known))
     try:
-        parts = list(string.Formatter().parse(template))
+        check_template(path, template, allowed, required)
+    except ConfigError as error:
+        yield path, str(error).removeprefix(f"{path}: ")
+
+
+def _pattern_faults(path: str, pattern: str) -> Iterable[tuple[str, str]]:
+    try:
+        parse_pattern(pattern)
     except ValueError as error:
-        yield path, f"invalid template {template!r}: {error}; it may hold {listed}"
-        return
-    names = [name for _, name, _, _ in parts if name is not None]
-    for _, name, format_spec, conversion in parts:
-        if name is not None and (name not in known or format_spec or conversion):
-            yield path, f"invalid template {template!r}: {{{name}}} is unknown; it may hold {listed}"
-    for name in needed:
-        if name not in names:
-            yield path, f"invalid template {template!r}: without {{{name}}} two tables would share a destination"
-
-
-def pattern_fault(pattern: str) -> str | None:
-    """What is wrong with a pattern of source.tables, or None. Backslash takes the next character literally."""
-    plain = re.sub(r"\\.", "x", pattern, flags=re.DOTALL)
-    halves = plain.split(".")
-    form = 'write "schema.table", "schema.*", "*.table" or "*.*"'
-    if len(halves) != 2 or not all(halves):
-        return f"{pattern!r} is no table pattern; {form}"
-    if any("*" in half and half != "*" for half in halves):
-        return f"{pattern!r}: a star stands for a whole name only; {form}"
-    if any('"' in half for half in halves):
-        return f"{pattern!r}: names are written as in the catalog, without quotes"
-    return None
+        yield path, f"{error} (a star stands for a whole name; a backslash before a dot or star of a name)"
+    if '"' in re.sub(r"\\.", "", pattern):
+        yield path, f"{pattern!r}: names are written as in the catalog, without quotes"
 
 
 def schema() -> dict[str, Any]:

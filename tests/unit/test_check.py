@@ -6,7 +6,7 @@ import pytest
 from bridge.check import line
 from bridge.check_logins import JudgingRights, judged
 from bridge.check_server import ServerFacts, settings
-from bridge.check_tables import TableFacts, streamed, tables
+from bridge.check_tables import TableFacts, tables
 from bridge.errors import SourceRefused
 from bridge.finding import Finding, of_error, ok, warning
 from bridge.slot import Slot
@@ -166,29 +166,6 @@ def test_pgoutput_fails_updates_without_identity_and_keeps_nan() -> None:
     assert "fail in the application" in before_18[0].what
     assert "generated columns" in before_18[1].what
     assert [finding.name for finding in from_18] == ["table public.book"]
-
-
-@pytest.mark.parametrize(
-    ("include", "exclude", "expected"),
-    [
-        (["*.*"], [], True),
-        (["public.*"], [], True),
-        (["*.book"], [], True),
-        (["public.book"], [], True),
-        (["public.Book", "other.*"], [], False),
-        (["*.*"], ["public.book"], False),
-        (["*.*"], ["public.*"], False),
-        ([r"publi\c.book"], [], True),
-        ([r"public\.book"], [], False),
-    ],
-)
-def test_which_tables_the_patterns_let_through(include: list[str], exclude: list[str], expected: bool) -> None:
-    assert streamed("public", "book", include, exclude) is expected
-
-
-def test_dots_and_stars_in_a_name_are_escaped() -> None:
-    assert streamed("a.b", "c*", [r"a\.b.c\*"], [])
-    assert not streamed("a.b", "cd", [r"a\.b.c\*"], [])
 
 
 def test_an_error_becomes_a_finding_with_its_remedy() -> None:
