@@ -15,13 +15,14 @@ import structlog
 from bridge.audience import Audiences
 from bridge.catalog import SETTINGS as CATALOG_SETTINGS
 from bridge.catalog import Catalog
-from bridge.change import Message
+from bridge.change import Change, Message
 from bridge.errors import GapError, SlotError, SourceRefused
 from bridge.filtering import Filtering
 from bridge.filters import Comparer
 from bridge.guard import Guard
 from bridge.judging import Judging
 from bridge.lsn import Identity, format_lsn
+from bridge.patterns import streams
 from bridge.pgoutput import PgOutputDecoder
 from bridge.pgoutput import start_options as pgoutput_options
 from bridge.publication import require as require_publication
@@ -95,7 +96,8 @@ class Session:
             leave=settings.leave,
             wait=wait,
         )
-        self._decoder = Wal2JsonDecoder() if lossy else PgOutputDecoder()
+        self._streams = streams(settings.include, settings.exclude)
+        self._decoder: Wal2JsonDecoder | PgOutputDecoder = Wal2JsonDecoder() if lossy else PgOutputDecoder()
 
     def check_server(self) -> None:
         """What must hold before anything moves. Raises SourceRefused with what to do."""
@@ -175,8 +177,14 @@ class Session:
         )
 
     def decode(self, data: list[tuple[int, bytes]]) -> list[Message]:
-        decode = self._decoder.decode
-        return [message for lsn, payload in data for message in decode(lsn, payload)]
+        """The messages, less the changes of tables that are not to be streamed (pgoutput knows no such list)."""
+        decode, streams = self._decoder.decode, self._streams
+        return [
+            message
+            for lsn, payload in data
+            for message in decode(lsn, payload)
+            if not isinstance(message, Change) or streams(message.schema, message.table)
+        ]
 
     @property
     def in_transaction(self) -> bool:
