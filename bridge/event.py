@@ -51,6 +51,46 @@ class Values(msgspec.Struct, frozen=True):
     """The change is larger than max_record_bytes: 413."""
 
 
+PAYLOAD_TOO_LARGE = "Error 413: Payload Too Large"
+
+
+class _Wal(msgspec.Struct, omit_defaults=True):
+    schema: msgspec.Raw
+    table: msgspec.Raw
+    type: msgspec.Raw
+    commit_timestamp: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    columns: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    record: dict[str, msgspec.Raw] | msgspec.UnsetType = msgspec.UNSET
+    old_record: dict[str, msgspec.Raw] | msgspec.UnsetType = msgspec.UNSET
+
+
+class _Value(msgspec.Struct):
+    wal: _Wal
+    is_rls_enabled: bool
+    subscription_ids: list[str]
+    errors: list[str]
+
+
+_decode_value = msgspec.json.Decoder(_Value).decode
+
+
+def shrunk(event: Event) -> Event | None:
+    """The event as error 413 has it, with its key and small values only; None: it is an error already, or dead."""
+    if event.dead_letter:
+        return None
+    value = _decode_value(event.value)
+    if value.errors:
+        return None
+    key = msgspec.json.decode(event.key, type=dict[str, msgspec.Raw]) if event.key else {}
+    for name in ("record", "old_record"):
+        row = getattr(value.wal, name)
+        if row is not msgspec.UNSET:
+            small = {each: raw for each, raw in row.items() if each in key or len(bytes(raw)) <= SMALL_VALUE_BYTES}
+            setattr(value.wal, name, small)
+    value.errors = [PAYLOAD_TOO_LARGE]
+    return msgspec.structs.replace(event, value=msgspec.json.encode(value))
+
+
 def rejected_letter(event: Event, reason: str) -> Event:
     """The dead letter of an event that the sink can never take. Its id has no role, as all dead letters' have none;
     a value too large to be delivered is itself left out."""

@@ -22,8 +22,8 @@ from bridge.rls import NotVisibleYet
 from bridge.sql import Connection, is_transient, translate
 from bridge.subscriptions import Subscriptions, Update, is_subscription_change
 from bridge.valuemaker import Unfit, ValueMaker
-from bridge.writer import EventWriter
 from bridge.values import Codec
+from bridge.writer import EventWriter
 
 log = structlog.get_logger()
 

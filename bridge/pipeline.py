@@ -17,8 +17,8 @@ import structlog
 
 from bridge.change import Commit
 from bridge.checkpoint import Checkpoint
-from bridge.errors import SlotActive, SlotError, Transient, Undelivered
-from bridge.event import Event, rejected_letter
+from bridge.errors import PoisonError, SinkRefused, SlotActive, SlotError, Transient, Undelivered
+from bridge.event import Event, rejected_letter, shrunk
 from bridge.health import Health
 from bridge.lsn import format_lsn
 from bridge.session import Session, SourceSettings, same_server
@@ -116,14 +116,22 @@ class Pipeline:
         self._bury_rejections()
 
     def _bury_rejections(self) -> None:
-        """What the broker can never take: its dead letter goes under the same ticket, then it is done."""
+        """What the broker can never take goes smaller, as error 413, or else as a dead letter: under the same ticket,
+        so that the position waits for that instead."""
         while self._rejections:
             rejection = self._rejections.popleft()
-            letter = rejected_letter(rejection.event, rejection.reason)
-            log.warning("event quarantined", id=rejection.event.id, reason=rejection.reason)
-            while not self._sink.send(letter, rejection.ticket):
+            event = rejection.event
+            if event.dead_letter:
+                raise SinkRefused(f"the sink refuses dead letter {event.id}: {rejection.reason}. The position is unmoved")
+            instead = shrunk(event)
+            if instead is None:
+                if self._settings.on_failure == "stop":
+                    raise PoisonError(f"event {event.id} can never be delivered: {rejection.reason}")
+                instead = rejected_letter(event, rejection.reason)
+                log.warning("event quarantined", id=event.id, reason=rejection.reason)
+            while not self._sink.send(instead, rejection.ticket):
                 self._tick(0.005)
-            rejection.ticket.acknowledge(rejection.event.size)
+            rejection.ticket.acknowledge(event.size)
 
     def _tick(self, seconds: float = 0.0) -> None:
         """What must go on whatever else waits: acknowledgements, and status updates."""

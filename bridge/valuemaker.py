@@ -12,7 +12,6 @@ from bridge.sql import Connection, is_transient
 from bridge.table import Table
 from bridge.values import Codec, record_literal, size_text
 
-
 Converters = dict[str, tuple[int, Callable[[bytes], bytes | None] | None]]
 """By column: its type's OID, and the codec's converter."""
 

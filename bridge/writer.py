@@ -11,14 +11,13 @@ from datetime import datetime
 import msgspec
 
 from bridge.change import DELETE, UPDATE, Change, Kind, Transaction
-from bridge.event import SMALL_VALUE_BYTES, Event, Json, Values, json_text, short_hash
+from bridge.event import PAYLOAD_TOO_LARGE, SMALL_VALUE_BYTES, Event, Json, Values, json_text, short_hash
 from bridge.judged import Audience, Judged, Subscription, Undecided
 from bridge.lsn import Identity, format_lsn
 from bridge.naming import escape
 from bridge.table import Table
 from bridge.values import Codec
 
-PAYLOAD_TOO_LARGE = "Error 413: Payload Too Large"
 _CACHED = 10_000
 
 Members = tuple[tuple[str, bytes], ...]
