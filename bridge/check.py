@@ -13,12 +13,11 @@ import click
 import msgspec
 import psycopg
 
-from bridge import check_logins, check_server, check_tables, migrations
+from bridge import check_logins, check_server, check_tables, migrations, publication
 from bridge.check_tables import TableFacts
 from bridge.config import Config
-from bridge.errors import BridgeError, CheckFailed
+from bridge.errors import BridgeError, CheckFailed, SourceRefused
 from bridge.finding import Finding, of_error, ok, warning
-from bridge.publication import require
 from bridge.rls import SETTINGS as JUDGING_SETTINGS
 from bridge.sinks import make_sink
 from bridge.sql import Connection, connect, describe, translate
@@ -115,7 +114,10 @@ def _tables(config: Config, source: Connection, tables: list[TableFacts]) -> Ite
     major = source.info.server_version // 10000
     yield from check_tables.tables(tables, settings.plugin, major, settings.tables.include, settings.tables.exclude)
     if settings.publication is not None:
-        yield _publication(source, settings.publication, [table.oid for table in tables if table.subscribed])
+        yield from _guarded(
+            "source.publication",
+            _publication(source, settings.publication, [table.oid for table in tables if table.subscribed]),
+        )
 
 
 def _judging(config: Config, source: Connection) -> Iterator[Finding]:
@@ -133,12 +135,17 @@ def _judging(config: Config, source: Connection) -> Iterator[Finding]:
         yield from check_logins.judging_rights(judging, roles)
 
 
-def _publication(source: Connection, name: str, subscribed: list[int]) -> Finding:
-    try:
-        require(source, name, subscribed)
-    except BridgeError as raised:
-        return of_error("source.publication", raised)
-    return ok("source.publication", f"{name} has what is subscribed")
+def _publication(source: Connection, name: str, subscribed: list[int]) -> Iterator[Finding]:
+    key = "source.publication"
+    found = publication.read(source, name, subscribed)
+    if found is None:
+        publication.require(source, name, subscribed)
+        return
+    faults = publication.faults(found)
+    for fault in faults:
+        yield of_error(key, SourceRefused(f"{name}: {fault}"))
+    if not faults:
+        yield ok(key, f"{name} has all that is subscribed")
 
 
 def _has_subscriptions(source: Connection) -> bool:

@@ -19,6 +19,18 @@ _NAME_AND_DEFAULT = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)(?::-(.*))?", re.DOTALL
 _PLAIN_TAGS = ("tag:yaml.org,2002:map", "tag:yaml.org,2002:seq")
 
 
+class _Loader(yaml.SafeLoader):
+    """YAML 1.2's true and false only: `migrations: off` is a word, as are yes, no and on."""
+
+    yaml_implicit_resolvers = {  # noqa: RUF012 (as the base class has it)
+        first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:bool"]
+        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+
+
+_Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile(r"true|True|TRUE|false|False|FALSE"), list("tTfF"))
+
+
 class Document:
     """The values of a YAML file, and the line of each key path (``source.tables.include[0]``)."""
 
@@ -108,7 +120,7 @@ def read(path: Path, environ: Mapping[str, str]) -> Document:
 def parse(text: str, name: str, environ: Mapping[str, str]) -> Document:
     document = Document(name, environ)
     try:
-        loader = yaml.SafeLoader(text)
+        loader = _Loader(text)
         try:
             node = loader.get_single_node()
             if node is not None:

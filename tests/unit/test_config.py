@@ -90,7 +90,8 @@ def test_the_original_workers_options_print_to_stdout_without_a_listener() -> No
             "log: {level: inf}",
             "log.level: 'inf' is not possible here; one of debug, error, info, warning; did you mean",
         ),
-        ("migrations: no", "migrations: expected text, got true or false"),
+        ("migrations: no", "migrations: 'no' is not possible here; one of apply, check, off"),
+        ("migrations: true", "migrations: expected text, got true or false"),
         ("rls: {judge: recrd}", "rls.judge: 'recrd' is not possible here; one of current, record"),
         ("on_failure: ignore", "on_failure: 'ignore' is not possible here; one of dead_letter, stop"),
         ("source: {heartbeat: 60 parsecs}", "source.heartbeat: the unit 'parsecs' is no unit of time"),
@@ -188,6 +189,14 @@ def test_variables_come_from_the_environment() -> None:
     assert config.source.connection == "postgresql://u:p%20w@localhost/d"
     assert config.source.slot == "realtime"
     assert config.log.level == "debug"
+
+
+def test_off_is_a_word_and_not_a_truth_value() -> None:
+    config = read("sink: {kafka: {create_topics: false}}\nmigrations: off")
+
+    assert config.migrations == "off"
+    assert config.sink.kafka is not None
+    assert config.sink.kafka.create_topics is False
 
 
 def test_an_undefined_variable_is_named_with_file_and_key() -> None:
