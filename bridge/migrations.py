@@ -26,6 +26,7 @@ _PROJECT: Final = "walrus-bridge"
 _REGISTRY: Final = "walrus_sqitch"
 _LOCK: Final = 0x77616C727573  # "walrus": the advisory lock of who migrates
 _LOCK_TIMEOUT_SECONDS: Final = 120
+_SETTINGS: Final = {"client_min_messages": "warning", "lock_timeout": f"{_LOCK_TIMEOUT_SECONDS}s"}
 _TRANSACTION = re.compile(r"^(begin|commit);\n", re.MULTILINE)
 
 
@@ -134,7 +135,7 @@ def changes() -> list[str]:
 
 @contextlib.contextmanager
 def _connection(conninfo: str) -> Iterator[Connection]:
-    with contextlib.closing(connect(conninfo, {"client_min_messages": "warning"})) as connection:
+    with contextlib.closing(connect(conninfo, _SETTINGS)) as connection:
         try:
             yield connection
         except psycopg.Error as error:
@@ -182,7 +183,6 @@ def _register(connection: Connection) -> None:
 @contextlib.contextmanager
 def _lock(connection: Connection) -> Iterator[None]:
     """One migrates at a time. Held by this session while sqitch works in its own."""
-    connection.execute(f"set lock_timeout = '{_LOCK_TIMEOUT_SECONDS}s'")
     try:
         connection.execute("select pg_advisory_lock(%s)", (_LOCK,))
     except psycopg.errors.LockNotAvailable as error:

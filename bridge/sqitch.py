@@ -1,7 +1,8 @@
-"""Runs sqitch as a subprocess, on the connection that psycopg has made.
+"""Runs sqitch as a subprocess, with the parameters of the connection that psycopg has made.
 
 Every libpq parameter goes through the environment, whatever form the user gave it in: an argument, the password
-above all, would show in the list of processes. sqitch sees no configuration but the one beside the migrations.
+above all, would show in the list of processes. sqitch sees no configuration but the one beside the migrations. How
+long it may wait for a lock is the connection's lock_timeout.
 """
 
 import os
@@ -16,7 +17,6 @@ from psycopg import pq
 from bridge.errors import MigrationError
 from bridge.sql import APPLICATION_NAME, Connection
 
-TIMEOUT_SECONDS = 300
 BY_HAND = "walrus-bridge migrate deploy --print | psql --set ON_ERROR_STOP=1 …"
 """The way without sqitch."""
 
@@ -24,8 +24,8 @@ _TARGET = "db:pg:"  # host, database, user and password: all from the environmen
 _UNWANTED = re.compile(r"SQITCH_|PG|DBI_")
 
 
-def run(folder: Path, connection: Connection, command: str, *arguments: str) -> str:
-    """`sqitch command` on the migrations in `folder`; gives what it printed. Raises MigrationError."""
+def run(folder: Path, connection: Connection, command: str, *arguments: str) -> None:
+    """`sqitch command` on the migrations in `folder`. Raises MigrationError."""
     for program, package in (("sqitch", "sqitch, libdbd-pg-perl"), ("psql", "postgresql-client")):
         if shutil.which(program) is None:
             raise MigrationError(
@@ -33,27 +33,18 @@ def run(folder: Path, connection: Connection, command: str, *arguments: str) -> 
                 f" apt install {package}), or apply the plain SQL by hand: {BY_HAND}"
             )
     with tempfile.TemporaryDirectory(prefix="walrus-sqitch-") as home:
-        line = ["sqitch", command, *arguments, "--target", _TARGET]
-        try:
-            done = subprocess.run(
-                line,
-                cwd=folder,
-                env=_environment(folder, connection.pgconn.info, Path(home)),
-                stdin=subprocess.DEVNULL,
-                capture_output=True,
-                text=True,
-                errors="replace",
-                timeout=TIMEOUT_SECONDS,
-                check=False,
-            )
-        except subprocess.TimeoutExpired as error:
-            raise MigrationError(
-                f"sqitch {command} did not end within {TIMEOUT_SECONDS} s. What to do: look for a session that locks"
-                f" realtime.subscription or walrus_bridge.slot, and try again"
-            ) from error
+        done = subprocess.run(
+            ["sqitch", command, *arguments, "--target", _TARGET],
+            cwd=folder,
+            env=_environment(folder, connection.pgconn.info, Path(home)),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            check=False,
+        )
     if done.returncode != 0:
         raise MigrationError(f"sqitch {command} failed: {reason(done.stdout, done.stderr)}")
-    return done.stdout
 
 
 def reason(stdout: str, stderr: str) -> str:

@@ -305,6 +305,24 @@ def test_bridges_that_start_at_once_wait_for_each_other(dsn: str) -> None:
     assert query(dsn, "select count(*) from walrus_sqitch.changes") == [(3,)]
 
 
+def test_who_waits_too_long_for_another_is_told(dsn: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(migrations._SETTINGS, "lock_timeout", "100ms")
+    with psycopg.connect(dsn, autocommit=True) as other:
+        other.execute("select pg_advisory_lock(%s)", (migrations._LOCK,))
+        with pytest.raises(MigrationError, match=r"another bridge has been migrating .* What to do: "):
+            migrations.deploy(dsn)
+    assert migrations.deploy(dsn) == CHANGES
+
+
+def test_a_lock_that_is_not_given_up_does_not_hold_sqitch_for_ever(dsn: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    migrations.deploy(dsn)
+    monkeypatch.setitem(migrations._SETTINGS, "lock_timeout", "100ms")
+    with psycopg.connect(dsn) as other:
+        other.execute("lock table realtime.subscription")
+        with pytest.raises(MigrationError, match="canceling statement due to lock timeout"):
+            migrations.revert(dsn, "realtime")
+
+
 @pytest.fixture
 def nameless(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """A sqitch that runs as a user without a name, on a copy of the migrations that this user can read."""
