@@ -25,7 +25,8 @@ begin
     select string_agg(p.oid::regprocedure::text, ', ') into stranger
     from pg_proc p
     where p.pronamespace = 'realtime'::regnamespace
-        and p.proname in ('walrus_role', 'walrus_digest', 'walrus_check_filter', 'walrus_check_subscription')
+        and p.proname in ('walrus_role', 'walrus_digest', 'walrus_check_pattern', 'walrus_check_filter',
+            'walrus_check_subscription')
         and coalesce(obj_description(p.oid, 'pg_proc'), '') not like 'walrus-bridge%';
     if stranger is not null then
         raise exception using
@@ -85,6 +86,69 @@ begin
     create unique index if not exists subscription_once on realtime.subscription (
         subscription_id, entity, action_filter, realtime.walrus_digest(filters, selected_columns));
 
+    create or replace function realtime.walrus_check_pattern(
+        place text, own_type regtype, base_type regtype, collation_clause text, op text, value text)
+        returns void
+        language plpgsql stable
+        set search_path = pg_catalog, pg_temp
+    as $$
+    #variable_conflict use_variable
+    declare
+        symbol text := case regexp_replace(op, '^not_', '')
+            when 'like' then '~~' when 'ilike' then '~~*' when 'match' then '~' when 'imatch' then '~*' end;
+        operator_name text;
+        left_type text;
+        right_type text;
+        pattern bytea;
+    begin
+        -- The type's own operator (citext has some), else that of the type that it passes for.
+        select format('operator(%I.%s)', os.nspname, o.oprname), format('%I.%I', ls.nspname, l.typname),
+                format('%I.%I', rs.nspname, r.typname)
+            into operator_name, left_type, right_type
+        from pg_operator o
+        join pg_namespace os on os.oid = o.oprnamespace
+        join pg_type l on l.oid = o.oprleft join pg_namespace ls on ls.oid = l.typnamespace
+        join pg_type r on r.oid = o.oprright join pg_namespace rs on rs.oid = r.typnamespace
+        where o.oprname = symbol and o.oprresult = 'boolean'::regtype
+            and (l.oid = base_type or exists (
+                select from pg_cast c where c.castsource = base_type and c.casttarget = l.oid
+                    and c.castmethod = 'b' and c.castcontext = 'i'))
+            and (l.typcategory = 'S' or l.oid = 'bytea'::regtype)
+            and r.oid in (l.oid, 'text'::regtype)
+        order by l.oid = base_type desc, l.typispreferred desc, r.oid = base_type desc
+        limit 1;
+        if operator_name is null then
+            raise undefined_function using
+                message = format('%s: the type %s has no operator for %s', place, own_type, op),
+                hint = 'Patterns are for text; use eq, lt, in or is.';
+        end if;
+
+        begin
+            execute format('select (''''::%s%s) %s $1::%s', left_type, collation_clause, operator_name, right_type)
+                using value;
+        exception when others then
+            raise exception using
+                errcode = sqlstate,
+                message = format('%s: %s cannot match %L: %s', place, op, value, sqlerrm),
+                hint = case sqlstate when '42501' then format('Grant it to %I, who subscribes.', current_user)
+                    else 'Correct the pattern.' end;
+        end;
+
+        -- PostgreSQL finds this only when a value gets that far.
+        if symbol in ('~~', '~~*') then
+            execute format('select %s', case base_type when 'bytea'::regtype then '$1::bytea'
+                else 'convert_to($1, ''UTF8'')' end) into pattern using value;
+            if (length(pattern) - length(rtrim(pattern, decode('5c', 'hex')))) % 2 = 1 then
+                raise invalid_escape_sequence using
+                    message = format('%s: the pattern %L ends with its escape character', place, value),
+                    hint = 'Double the backslash.';
+            end if;
+        end if;
+    end
+    $$;
+    comment on function realtime.walrus_check_pattern(text, regtype, regtype, text, text, text) is
+        'walrus-bridge: raises where a pattern could not be matched with a column''s texts';
+
     create or replace function realtime.walrus_check_filter(entity regclass, role regrole, filter jsonb)
         returns void
         language plpgsql stable
@@ -107,11 +171,6 @@ begin
         base_name text;
         collation_clause text;
         size integer;
-        pattern bytea;
-        symbol text;
-        operator_name text;
-        left_type text;
-        right_type text;
     begin
         select a.attnum, a.atttypid,
                 case when l.oid is null then '' else format(' collate %I.%I', s.nspname, l.collname) end
@@ -160,48 +219,7 @@ begin
         end if;
 
         if op in ('like', 'ilike', 'match', 'imatch') then
-            -- The type's own operator (citext has some), else that of the type that it passes for.
-            symbol := case op when 'like' then '~~' when 'ilike' then '~~*' when 'match' then '~' else '~*' end;
-            select format('operator(%I.%s)', os.nspname, o.oprname), format('%I.%I', ls.nspname, l.typname),
-                    format('%I.%I', rs.nspname, r.typname)
-                into operator_name, left_type, right_type
-            from pg_operator o
-            join pg_namespace os on os.oid = o.oprnamespace
-            join pg_type l on l.oid = o.oprleft join pg_namespace ls on ls.oid = l.typnamespace
-            join pg_type r on r.oid = o.oprright join pg_namespace rs on rs.oid = r.typnamespace
-            where o.oprname = symbol and o.oprresult = 'boolean'::regtype
-                and (l.oid = base_type or exists (
-                    select from pg_cast c where c.castsource = base_type and c.casttarget = l.oid
-                        and c.castmethod = 'b' and c.castcontext = 'i'))
-                and (l.typcategory = 'S' or l.oid = 'bytea'::regtype)
-                and r.oid in (l.oid, 'text'::regtype)
-            order by l.oid = base_type desc, l.typispreferred desc, r.oid = base_type desc
-            limit 1;
-            if operator_name is null then
-                raise undefined_function using
-                    message = format('%s: the type %s has no operator for %s', place, own_type, negated),
-                    hint = 'Patterns are for text; use eq, lt, in or is.';
-            end if;
-            begin
-                execute format('select (''''::%s::%s%s) %s $1::%s', base_name, left_type, collation_clause,
-                    operator_name, right_type) using value;
-            exception when others then
-                raise exception using
-                    errcode = sqlstate,
-                    message = format('%s: %s cannot match %L: %s', place, negated, value, sqlerrm),
-                    hint = case sqlstate when '42501' then format('Grant it to %I, who subscribes.', current_user)
-                        else 'Correct the pattern.' end;
-            end;
-            if op in ('like', 'ilike') then
-                -- PostgreSQL finds this only when a value gets that far.
-                execute format('select %s', case base_type when 'bytea'::regtype then '$1::bytea'
-                    else 'convert_to($1, ''UTF8'')' end) into pattern using value;
-                if (length(pattern) - length(rtrim(pattern, '\x5c'::bytea))) % 2 = 1 then
-                    raise invalid_escape_sequence using
-                        message = format('%s: the pattern %L ends with its escape character', place, value),
-                        hint = 'Double the backslash.';
-                end if;
-            end if;
+            perform realtime.walrus_check_pattern(place, own_type, base_type, collation_clause, filter ->> 'op', value);
             return;
         end if;
 

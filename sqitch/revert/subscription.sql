@@ -25,7 +25,8 @@ begin
     for ours in
         select p.oid::regprocedure as signature from pg_proc p
         where p.pronamespace = to_regnamespace('realtime')
-            and p.proname in ('walrus_role', 'walrus_digest', 'walrus_check_filter', 'walrus_check_subscription')
+            and p.proname in ('walrus_role', 'walrus_digest', 'walrus_check_pattern', 'walrus_check_filter',
+                'walrus_check_subscription')
             and obj_description(p.oid, 'pg_proc') like 'walrus-bridge%'
     loop
         execute format('drop function %s', ours.signature);

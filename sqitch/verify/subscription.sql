@@ -41,8 +41,13 @@ begin
         then
             raise exception 'the trigger check_subscription of realtime.subscription is missing or disabled';
         end if;
-        if to_regprocedure('realtime.walrus_check_filter(regclass,regrole,jsonb)') is null then
-            raise exception 'the function realtime.walrus_check_filter is missing';
+        select string_agg(wanted, ', ') into missing
+        from unnest(array['walrus_role(jsonb)', 'walrus_digest(realtime.user_defined_filter[],text[])',
+            'walrus_check_filter(regclass,regrole,jsonb)',
+            'walrus_check_pattern(text,regtype,regtype,text,text,text)']) as wanted
+        where to_regprocedure('realtime.' || wanted) is null;
+        if missing is not null then
+            raise exception 'functions are missing in the schema realtime: %', missing;
         end if;
     end if;
 end
