@@ -1,0 +1,109 @@
+"""What the tests share: real servers for the session, a database, a slot and a prefix for each test."""
+
+import itertools
+import pathlib
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import psycopg
+import pytest
+
+from bridge import migrations
+from bridge.cluster import Cluster, temporary_cluster
+from tests.servers.bridge import BridgeProcess
+from tests.servers.kafka import Kafka
+from tests.servers.postgres import SUPABASE, Database, drop_database
+from tests.servers.rabbitmq import RabbitMQ
+
+TEMPLATE = "template_bridge"
+_numbers = itertools.count(1)
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[Cluster]:
+    """A PostgreSQL server."""
+    with temporary_cluster() as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def template(cluster: Cluster) -> str:
+    """A database with the migrations applied, and what Supabase has besides; cloned for each test."""
+    with psycopg.connect(cluster.dsn(), autocommit=True) as admin:
+        admin.execute(f"create database {TEMPLATE} template template0")
+    with psycopg.connect(cluster.dsn(TEMPLATE), autocommit=True) as connection:
+        connection.execute(SUPABASE)
+    migrations.deploy(cluster.dsn(TEMPLATE))
+    return TEMPLATE
+
+
+def _made(cluster: Cluster, template: str) -> str:
+    name = f"test_{next(_numbers)}"
+    with psycopg.connect(cluster.dsn(), autocommit=True) as admin:
+        admin.execute(f"create database {name} template {template}")
+    return name
+
+
+@pytest.fixture
+def dsn(cluster: Cluster) -> Iterator[str]:
+    """The connection of a superuser to an empty database of the test's own."""
+    name = _made(cluster, "template0")
+    yield cluster.dsn(name)
+    with psycopg.connect(cluster.dsn(), autocommit=True) as admin:
+        drop_database(admin, name)
+
+
+@pytest.fixture
+def database(cluster: Cluster, template: str) -> Iterator[Database]:
+    """A database of the test's own with the migrations applied."""
+    made = Database(cluster, _made(cluster, template))
+    yield made
+    made.remove()
+
+
+@pytest.fixture
+def prefix() -> str:
+    """A prefix for topics and exchanges that no other test has."""
+    return f"t{next(_numbers)}."
+
+
+@pytest.fixture
+def bridge(tmp_path: pathlib.Path) -> Iterator[Callable[..., BridgeProcess]]:
+    """Start the bridge as a process: `bridge(config={…})` or `bridge(arguments=("run", …))`. Killed at the end."""
+    started: list[BridgeProcess] = []
+
+    def start(**how: Any) -> BridgeProcess:
+        started.append(BridgeProcess(tmp_path, **how))
+        return started[-1]
+
+    yield start
+    for each in started:
+        each.kill()
+
+
+@pytest.fixture(scope="session")
+def kafka() -> Iterator[Kafka]:
+    """An Apache Kafka broker."""
+    home = pathlib.Path(tempfile.mkdtemp(prefix="walrus-bridge-kafka-"))
+    server = Kafka(home)
+    try:
+        server.start()
+        yield server
+    finally:
+        server.kill()
+        shutil.rmtree(home, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def rabbitmq() -> Iterator[RabbitMQ]:
+    """A RabbitMQ broker."""
+    home = pathlib.Path(tempfile.mkdtemp(prefix="walrus-bridge-rabbitmq-"))
+    server = RabbitMQ(home)
+    try:
+        server.start()
+        yield server
+    finally:
+        server.end()
+        shutil.rmtree(home, ignore_errors=True)

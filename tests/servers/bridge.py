@@ -1,0 +1,94 @@
+"""The bridge as an operator runs it: the installed command, as a process."""
+
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import threading
+from typing import Any
+
+import yaml
+
+from tests.servers.waiting import wait_until
+
+
+class BridgeProcess:
+    """`walrus-bridge run`, with a config or with the original worker's options."""
+
+    def __init__(self, folder: pathlib.Path, *, config: dict[str, Any] | None = None, arguments: tuple[str, ...] = ()) -> None:
+        self.events: list[dict[str, Any]] = []
+        """What stdout has carried so far."""
+        if config is not None:
+            path = folder / "bridge.yaml"
+            path.write_text(yaml.safe_dump(config), encoding="utf-8")
+            arguments = ("run", "--config", str(path), *arguments)
+        self._log = folder / "bridge.log"
+        with self._log.open("ab") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "bridge", *arguments],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                env={name: value for name, value in os.environ.items() if not name.startswith(("WALRUS_BRIDGE_", "PG"))},
+                start_new_session=True,
+            )
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def _read(self) -> None:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            self.events.append(json.loads(line))
+
+    @property
+    def stderr(self) -> str:
+        return self._log.read_text(encoding="utf-8", errors="replace")
+
+    @property
+    def dead_letters(self) -> list[dict[str, Any]]:
+        """Those on stderr, of the stdout sink."""
+        lines = (line for line in self.stderr.split("\n") if line.startswith('{"dead_letter":'))
+        return [json.loads(line)["dead_letter"] for line in lines]
+
+    def wait_for_events(self, count: int, seconds: float = 30.0) -> list[dict[str, Any]]:
+        self.wait_for(lambda: len(self.events) >= count, f"{count} events", seconds)
+        return self.events
+
+    def wait_for(self, condition: Any, what: str, seconds: float = 30.0) -> Any:
+        """Wait, and say what the bridge said last where it has ended or the time is up."""
+
+        def found() -> Any:
+            result = condition()
+            if not result and self.process.poll() is not None:
+                raise AssertionError(f"the bridge ended with {self.process.returncode}")
+            return result
+
+        try:
+            return wait_until(found, what, seconds)
+        except AssertionError as error:
+            raise AssertionError(f"{error}; events: {len(self.events)}\n{self.stderr[-3000:]}") from None
+
+    def wait_until_streaming(self, times: int = 1) -> None:
+        self.wait_for(lambda: self.stderr.count("streaming  ") >= times, "streaming")
+
+    def stop(self, seconds: float = 30.0) -> int:
+        """SIGTERM; the exit status."""
+        self.process.send_signal(signal.SIGTERM)
+        return self.wait(seconds)
+
+    def wait(self, seconds: float = 30.0) -> int:
+        try:
+            status = self.process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            raise AssertionError(f"the bridge does not end\n{self.stderr[-3000:]}") from None
+        self._reader.join(10)
+        return status
+
+    def kill(self) -> None:
+        """As a power cut would."""
+        if self.process.poll() is None:
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait(10)
+        self._reader.join(10)

@@ -1,0 +1,82 @@
+"""A test's own database on the session's cluster."""
+
+from typing import Any
+
+import psycopg
+from psycopg import sql
+
+from bridge.cluster import Cluster
+from tests.servers.waiting import wait_until
+
+# What a database of Supabase has besides.
+SUPABASE = """
+do $$
+declare
+    name text;
+begin
+    foreach name in array array['anon', 'authenticated'] loop
+        if not exists (select from pg_roles where rolname = name) then
+            execute format('create role %I nologin noinherit', name);
+        end if;
+    end loop;
+end $$;
+create schema auth;
+grant usage on schema auth to public;
+create function auth.jwt() returns jsonb language sql stable
+    return coalesce(nullif(current_setting('request.jwt.claims', true), ''), '{}')::jsonb;
+create function auth.uid() returns uuid language sql stable return (auth.jwt() ->> 'sub')::uuid;
+create function auth.role() returns text language sql stable return auth.jwt() ->> 'role';
+"""
+
+
+class Database:
+    def __init__(self, cluster: Cluster, name: str) -> None:
+        self.cluster = cluster
+        self.name = name
+        self.slot = name
+        """A slot name that no other test has."""
+        self.dsn = cluster.dsn(name)
+        self.connection = psycopg.connect(self.dsn, autocommit=True)
+
+    def execute(self, query: Any, parameters: Any = None) -> list[tuple[Any, ...]]:
+        """Run it as a superuser; the rows, if there are any."""
+        cursor = self.connection.execute(query, parameters)
+        return cursor.fetchall() if cursor.description else []
+
+    def connect(self) -> psycopg.Connection[Any]:
+        return psycopg.connect(self.dsn, autocommit=True)
+
+    def subscribe(self, table: str, role: str = "postgres", **claims: str) -> str:
+        """A subscription to all of a table's changes; its id."""
+        row = self.execute(
+            "insert into realtime.subscription (subscription_id, entity, claims)"
+            " values (gen_random_uuid(), %s::regclass, %s) returning subscription_id::text",
+            (table, psycopg.types.json.Jsonb({"role": role, **claims})),
+        )
+        return str(row[0][0])
+
+    def confirmed(self) -> str | None:
+        """The slot's flushed LSN."""
+        rows = self.execute(
+            "select confirmed_flush_lsn::text from pg_replication_slots where slot_name = %s", (self.slot,)
+        )
+        return rows[0][0] if rows else None
+
+    def wait_until_confirmed(self, seconds: float = 30.0) -> None:
+        """Until the bridge has confirmed all that is in the WAL now."""
+        (lsn,) = self.execute("select pg_current_wal_lsn()")[0]
+        query = "select confirmed_flush_lsn >= %s::pg_lsn from pg_replication_slots where slot_name = %s"
+        wait_until(lambda: self.execute(query, (lsn, self.slot)) == [(True,)], f"slot confirmed up to {lsn}", seconds)
+
+    def remove(self) -> None:
+        self.connection.close()
+        with psycopg.connect(self.cluster.dsn(), autocommit=True) as admin:
+            drop_database(admin, self.name)
+
+
+def drop_database(admin: psycopg.Connection[Any], name: str) -> None:
+    """The database, its slots and whoever is connected."""
+    query = "from pg_replication_slots where database = %s"
+    admin.execute(f"select pg_terminate_backend(active_pid, 10000) {query} and active_pid is not null", (name,))
+    admin.execute(f"select pg_drop_replication_slot(slot_name) {query}", (name,))
+    admin.execute(sql.SQL("drop database if exists {} with (force)").format(sql.Identifier(name)))

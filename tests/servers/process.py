@@ -1,0 +1,55 @@
+"""A server's process: started in a session of its own, paused, killed and ended by its id."""
+
+import contextlib
+import os
+import pathlib
+import signal
+import subprocess
+from collections.abc import Mapping, Sequence
+
+
+class Server:
+    def __init__(self, home: pathlib.Path, name: str) -> None:
+        self.home = home
+        self._name = name
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def log(self) -> str:
+        path = self.home / f"{self._name}.log"
+        return path.read_text(errors="replace") if path.exists() else ""
+
+    @property
+    def has_ended(self) -> bool:
+        return self._process is None or self._process.poll() is not None
+
+    def _launch(self, command: Sequence[str], environment: Mapping[str, str]) -> None:
+        with (self.home / f"{self._name}.log").open("ab") as log:
+            self._process = subprocess.Popen(
+                command,
+                env=dict(environment),
+                cwd=self.home,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+
+    def pause(self) -> None:
+        """Freeze it: connections stay, nothing is answered."""
+        self._signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        self._signal(signal.SIGCONT)
+
+    def kill(self) -> None:
+        """As a power cut would."""
+        self._signal(signal.SIGKILL)
+        if self._process is not None:
+            self._process.wait(30)
+
+    def _signal(self, number: signal.Signals) -> None:
+        """To the process and all it has started: the process group is its own."""
+        if self._process is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self._process.pid, number)
