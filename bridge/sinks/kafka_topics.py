@@ -1,0 +1,175 @@
+"""Kafka's topics: whether they are there, and making those that may be made. Never blocks but in `open`.
+
+Topics are asked for one by one and by name, as a login may be allowed to see only its own; and never by a way that
+would make the broker create them by itself.
+"""
+
+import time
+from collections.abc import Iterable
+from concurrent.futures import Future
+from typing import Any, Final
+
+import structlog
+from confluent_kafka import KafkaError, KafkaException, TopicCollection
+from confluent_kafka.admin import AdminClient, ConfigResource  # type: ignore[attr-defined]  # it is public
+from confluent_kafka.cimpl import NewTopic
+
+from bridge.config import CreateTopics
+from bridge.errors import SinkRefused, SinkUnreachable
+from bridge.sinks.kafka_log import LibraryLog
+from bridge.sinks.kafka_settings import Settings
+
+log = structlog.get_logger()
+
+OPEN_SECONDS: Final = 10.0
+_AGAIN_SECONDS: Final = 1.0
+
+_REFUSED_LOGIN: Final = {
+    KafkaError._AUTHENTICATION,
+    KafkaError._SSL,
+    KafkaError.SASL_AUTHENTICATION_FAILED,
+    KafkaError.UNSUPPORTED_SASL_MECHANISM,
+    KafkaError.ILLEGAL_SASL_STATE,
+}
+_FORBIDDEN: Final = {KafkaError.TOPIC_AUTHORIZATION_FAILED, KafkaError.CLUSTER_AUTHORIZATION_FAILED}
+_IMPOSSIBLE: Final = {
+    KafkaError.TOPIC_EXCEPTION,
+    KafkaError.INVALID_REPLICATION_FACTOR,
+    KafkaError.INVALID_PARTITIONS,
+    KafkaError.INVALID_CONFIG,
+    KafkaError.INVALID_REQUEST,
+    KafkaError.POLICY_VIOLATION,
+}
+
+
+class Topics:
+    def __init__(self, settings: Settings, servers: str, create: CreateTopics | None) -> None:
+        """`create`: how a missing topic is made; None where it may not be."""
+        callbacks: dict[str, Any] = {"error_cb": self._on_error, "logger": LibraryLog("admin")}
+        self._admin = AdminClient(settings | callbacks)
+        self._servers = servers
+        self._create = create
+        self._ready: set[str] = set()
+        self._asked: dict[str, Future[Any]] = {}
+        self._creating: dict[str, Future[Any]] = {}
+        self._not_before: dict[str, float] = {}
+        self._trouble: KafkaError | None = None
+
+    def open(self, names: Iterable[str]) -> None:
+        """Have all these topics. Raises SinkUnreachable, or SinkRefused with what to do."""
+        names = list(names)
+        self._ask(names)
+        end = time.monotonic() + OPEN_SECONDS
+        missing = names
+        while missing := [name for name in missing if not self.are_there(name)]:
+            self._admin.poll(0.02)
+            if self._trouble is not None and self._trouble.code() in _REFUSED_LOGIN:
+                raise SinkRefused(
+                    f"Kafka at {self._servers} refuses the connection: {self._trouble.str()}. What to do: check"
+                    " security.protocol and the sasl and ssl settings in sink.kafka.client"
+                )
+            if time.monotonic() > end:
+                raise self._unreachable(missing)
+        log.info("kafka connected", servers=self._servers, topics=len(names))
+
+    def are_there(self, name: str) -> bool:
+        """Whether the topic is there. If it is not known yet, finds out and makes it meanwhile: ask again.
+
+        Raises SinkRefused where it cannot be.
+        """
+        if name in self._ready:
+            return True
+        if name in self._asked:
+            self._asked_answer(name)
+        elif name in self._creating:
+            self._creating_answer(name)
+        elif self._not_before.get(name, 0.0) <= time.monotonic():
+            self._ask([name])
+        return name in self._ready
+
+    def smallest_limit(self, names: Iterable[str], timeout_seconds: float = 5.0) -> int | None:
+        """The least ``max.message.bytes`` of these topics; None where the broker does not tell us. Blocks."""
+        resources = [ConfigResource(ConfigResource.Type.TOPIC, name) for name in names]
+        limits = []
+        for name, future in self._admin.describe_configs(resources, request_timeout=timeout_seconds).items():
+            try:
+                limits.append(int(future.result(timeout_seconds)["max.message.bytes"].value))
+            except (KafkaException, KeyError, ValueError, TimeoutError) as error:
+                log.debug("topic's size limit unknown", topic=name.name, reason=str(error))
+        return min(limits, default=None)
+
+    # -- asking and making -----------------------------------------------------------------------------------------
+
+    def _ask(self, names: list[str]) -> None:
+        self._asked.update(self._admin.describe_topics(TopicCollection(names), request_timeout=OPEN_SECONDS))
+
+    def _asked_answer(self, name: str) -> None:
+        code, error = self._answer(self._asked, name)
+        if error is None:
+            return
+        if code != KafkaError.UNKNOWN_TOPIC_OR_PART:
+            self._judge(name, code, error)
+        elif self._create is None:
+            raise SinkRefused(
+                f"topic {name} is missing, and sink.kafka.create_topics does not allow to create it. What to do:"
+                f" kafka-topics.sh --bootstrap-server {self._servers} --create --topic {name} --partitions 6,"
+                " or let the bridge create it"
+            )
+        else:
+            new = NewTopic(name, self._create.partitions, self._create.replication_factor)
+            self._creating.update(self._admin.create_topics([new], request_timeout=OPEN_SECONDS))
+
+    def _creating_answer(self, name: str) -> None:
+        code, error = self._answer(self._creating, name)
+        if error is None:
+            return
+        if code == KafkaError.TOPIC_ALREADY_EXISTS:
+            self._ready.add(name)
+        else:
+            self._judge(name, code, error)
+
+    def _answer(self, waiting: dict[str, Future[Any]], name: str) -> tuple[int | None, BaseException | None]:
+        """Takes a finished future away; without an error the topic is ready."""
+        future = waiting[name]
+        if not future.done():
+            return None, None
+        del waiting[name]
+        error = future.exception()
+        if error is None:
+            self._ready.add(name)
+            if waiting is self._creating:
+                log.info("topic created", topic=name)
+        return error.args[0].code() if isinstance(error, KafkaException) else None, error
+
+    def _judge(self, name: str, code: int | None, error: BaseException) -> None:
+        """What can never be is raised; the rest is tried again, soon."""
+        told = error.args[0].str() if isinstance(error, KafkaException) else str(error)
+        if code in _FORBIDDEN:
+            raise SinkRefused(
+                f"Kafka does not let this login use or create topic {name}: {told}. What to do: grant it Describe and"
+                " Write on the topic, and Create unless the topic is there already"
+            ) from error
+        if code in _IMPOSSIBLE:
+            raise SinkRefused(
+                f"topic {name} cannot be created: {told}. What to do: correct sink.kafka.create_topics, give the table"
+                " another name in sink.kafka.topics, or create the topic yourself"
+            ) from error
+        self._not_before[name] = time.monotonic() + _AGAIN_SECONDS
+        log.warning("topic not known yet", topic=name, reason=told)
+
+    def _on_error(self, error: KafkaError) -> None:
+        # All brokers being down follows from what was said before, and explains less.
+        if error.code() != KafkaError._ALL_BROKERS_DOWN or self._trouble is None:
+            self._trouble = error
+
+    def _unreachable(self, missing: list[str]) -> SinkUnreachable:
+        if self._ready or self._creating:
+            return SinkUnreachable(
+                f"Kafka at {self._servers} did not answer for topic {missing[0]} within {OPEN_SECONDS:.0f} s. What to"
+                " do: see the broker's log"
+            )
+        reason = f": {self._trouble.str()}" if self._trouble else ""
+        return SinkUnreachable(
+            f"Kafka at {self._servers} cannot be reached within {OPEN_SECONDS:.0f} s{reason}. What to do: check"
+            " sink.kafka.client.bootstrap.servers, and that the broker runs"
+        )
