@@ -109,7 +109,7 @@ def _migrations(config: Config) -> Finding:
 def _tables(config: Config, source: Connection, tables: list[TableFacts]) -> Iterator[Finding]:
     """The findings; the tables go into `tables`, for the sink."""
     settings = config.source
-    if _has_subscriptions(source):
+    if check_logins.subscriptions_readable(source):
         tables += check_tables.read_tables(source)
     major = source.info.server_version // 10000
     yield from check_tables.tables(tables, settings.plugin, major, settings.tables.include, settings.tables.exclude)
@@ -122,7 +122,7 @@ def _tables(config: Config, source: Connection, tables: list[TableFacts]) -> Ite
 
 def _judging(config: Config, source: Connection) -> Iterator[Finding]:
     roles: list[str] = []
-    if _has_subscriptions(source):
+    if check_logins.subscriptions_readable(source):
         roles, gone = check_logins.claimed_roles(source)
         yield from gone
     with contextlib.closing(connect(config.rls.connection or config.source.connection, JUDGING_SETTINGS)) as judging:
@@ -148,19 +148,12 @@ def _publication(source: Connection, name: str, subscribed: list[int]) -> Iterat
         yield ok(key, f"{name} has all that is subscribed")
 
 
-def _has_subscriptions(source: Connection) -> bool:
-    row = source.execute("select to_regclass('realtime.subscription') is not null").fetchone()
-    return row is not None and bool(row[0])
-
-
 def _sink(config: Config, tables: list[tuple[str, str]]) -> Finding:
     """Open the sink as a start does: the broker answers, and each subscribed table's destination can be used."""
     name = next(name for name in ("kafka", "rabbitmq", "stdout") if getattr(config.sink, name) is not None)
-    sink = make_sink(config.sink)
     try:
-        sink.open(tables)
+        with contextlib.closing(make_sink(config.sink)) as sink:
+            sink.open(tables)
     except BridgeError as raised:
         return of_error(f"sink.{name}", raised)
-    finally:
-        sink.close()
     return ok(f"sink.{name}", "nothing to reach" if name == "stdout" else "reachable, and its destinations can be used")

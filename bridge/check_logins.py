@@ -1,6 +1,6 @@
 """The preflight check of the two logins: that the source's may do enough, and the judging one no more than that."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import msgspec
@@ -15,8 +15,9 @@ GRANTS = "deploy/roles.sql has the grants"
 
 _SOURCE = """
 select current_user::text, r.rolsuper, r.rolreplication,
-  case when to_regclass('realtime.subscription') is not null
-       then has_schema_privilege('realtime', 'USAGE') and has_table_privilege('realtime.subscription', 'SELECT') end,
+  (select has_schema_privilege(n.oid, 'USAGE') and has_table_privilege(c.oid, 'SELECT')
+   from pg_class c join pg_namespace n on n.oid = c.relnamespace
+   where n.nspname = 'realtime' and c.relname = 'subscription'),
   array(select format('%I.%I', n.nspname, c.relname)
         from pg_class c join pg_namespace n on n.oid = c.relnamespace
         where n.nspname = 'walrus_bridge' and c.relkind in ('r', 'p')
@@ -98,30 +99,34 @@ class JudgingRights(msgspec.Struct, frozen=True):
     """What it was granted itself, at most five of it; but for CONNECT."""
 
 
-def source_rights(connection: Connection) -> list[Finding]:
+def source_rights(connection: Connection) -> Iterator[Finding]:
     """Rights of the source login, besides those that making a slot and a replication connection have shown."""
     row = connection.execute(_SOURCE).fetchone()
     assert row is not None
     user, superuser, replication, may_read, unwritable, unreadable = row
     attributes = "superuser" if superuser else "REPLICATION" if replication else "no REPLICATION attribute of its own"
-    findings = [ok("source login", f"{user} ({attributes})")]
+    yield ok("source login", f"{user} ({attributes})")
     if unreadable:
-        what = f"{user} may not read the catalog: {', '.join(unreadable)}"
-        findings.append(error("catalog", what, "grant select on these to it"))
+        yield error("catalog", f"{user} may not read {', '.join(unreadable)}", "grant select on these to it")
     else:
-        findings.append(ok("catalog", "readable"))
+        yield ok("catalog", "readable")
     if may_read is False:
         what = f"{user} may not read realtime.subscription"
-        findings.append(error("subscriptions", what, f"grant usage on the schema and select on the table; {GRANTS}"))
+        yield error("subscriptions", what, f"grant usage on the schema and select on the table; {GRANTS}")
     if unwritable:
         what = f"{user} may not write {', '.join(unwritable)}"
-        findings.append(error("walrus_bridge", what, f"grant select, insert, update and delete; {GRANTS}"))
+        yield error("walrus_bridge", what, f"grant select, insert, update and delete; {GRANTS}")
     if may_read:
         closed = [schema for (schema,) in connection.execute(_CLOSED_SCHEMAS)]
         if closed:
             what = f"{user} may not use the schemas {', '.join(closed)} of subscribed tables and their types"
-            findings.append(error("schemas", what, f"grant usage on schema {', '.join(closed)} to {user}; {GRANTS}"))
-    return findings
+            yield error("schemas", what, f"grant usage on schema {', '.join(closed)} to {user}; {GRANTS}")
+
+
+def subscriptions_readable(connection: Connection) -> bool:
+    """Whether realtime.subscription is there and may be read."""
+    row = connection.execute(_SOURCE).fetchone()
+    return row is not None and bool(row[3])
 
 
 def claimed_roles(connection: Connection) -> tuple[list[str], list[Finding]]:

@@ -12,6 +12,7 @@ import yaml
 
 from bridge import __version__
 from bridge.errors import Exit
+from tests.command import environment, program
 
 UNREACHABLE = "postgresql://nobody:geheim@127.0.0.1:1/nowhere"
 
@@ -172,8 +173,6 @@ def test_migrate_deploy_prints_plain_sql_without_a_database(walrus_bridge) -> No
 
 
 def test_output_into_a_closed_pipe_ends_quietly(walrus_bridge, tmp_path: Path) -> None:
-    from conftest import environment, program
-
     reader, writer = os.pipe()
     os.close(reader)
     with os.fdopen(writer, "wb") as closed:
