@@ -76,16 +76,21 @@ class Audiences:
             if (oid, group.role) not in rights and group.role not in self._missing_roles:
                 self._missing_roles.add(group.role)
                 ids = [each.id for _, selection in group.selections for each in selection]
-                log.warning("subscriptions of a role that no longer exists get nothing", role_oid=group.role, ids=ids[:10])
+                log.warning(
+                    "subscriptions of a role that no longer exists get nothing", role_oid=group.role, ids=ids[:10]
+                )
         return sorted(known, key=lambda each: each[0].role.encode())
-
 
     def _warn_of_401(self, table: Table, rights: Rights) -> None:
         hidden = tuple(sorted(set(table.key) - rights.columns))
         if (table.oid, rights.role, hidden) not in self._unauthorized:
             self._unauthorized.add((table.oid, rights.role, hidden))
             log.warning(
-                "401: the role may not select the key", role=rights.role, schema=table.schema, table=table.name, columns=hidden
+                "401: the role may not select the key",
+                role=rights.role,
+                schema=table.schema,
+                table=table.name,
+                columns=hidden,
             )
 
 

@@ -225,13 +225,22 @@ class Catalog:
                 collation_sql=collation,
                 deterministic=deterministic,
             )
-            for column, number, type_oid, type_name, base_oid, kind, toastable, generated, base_sql, collation, deterministic
-            in self._fetch(_COLUMNS, oid=oid)
+            for column, number, type_oid, type_name, base_oid, kind, toastable, generated, base_sql, collation, deterministic in self._fetch(
+                _COLUMNS, oid=oid
+            )
         )
         whole = tuple(column.name for column in columns)
         by_identity = {"d": tuple(key or ()), "f": whole, "i": tuple(chosen or ()), "n": ()}
         return Table(
-            oid, schema, name, columns, tuple(key or ()), identity, by_identity[identity], tuple(ancestors), tuple(equals or ())
+            oid,
+            schema,
+            name,
+            columns,
+            tuple(key or ()),
+            identity,
+            by_identity[identity],
+            tuple(ancestors),
+            tuple(equals or ()),
         )
 
     def _fetch(self, query: str, **parameters: Any) -> list[tuple[Any, ...]]:

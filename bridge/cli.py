@@ -266,7 +266,7 @@ def _guarded(command: click.Command, program: str, arguments: Sequence[str] | No
     except SystemExit:
         # Click's way to end where the reader of our output has gone.
         return PIPE_CLOSED
-    except Exception:  # noqa: BLE001 (the last resort: whoever runs us gets a status and what to report)
+    except Exception:
         traceback.print_exc()
         click.echo(f"{program}: unexpected error. This is a bug: please report it with the lines above.", err=True)
         return Exit.UNEXPECTED

@@ -91,7 +91,9 @@ class Cluster:
 
     def create(self) -> None:
         """initdb and the settings."""
-        self._call("initdb", "-D", str(self._data), "-U", "postgres", "-A", "trust", "--no-locale", "-E", "UTF8", "--no-sync")
+        self._call(
+            "initdb", "-D", str(self._data), "-U", "postgres", "-A", "trust", "--no-locale", "-E", "UTF8", "--no-sync"
+        )
         settings = self._settings | {"port": str(self.port), "unix_socket_directories": str(self._home)}
         if "output_plugin_libraries" in self._call("postgres", "--describe-config"):
             settings["output_plugin_libraries"] = _PLUGINS
@@ -118,7 +120,7 @@ class Cluster:
     def _call(self, program: str, *arguments: str) -> str:
         # Output goes to a file: the server that pg_ctl leaves behind would keep a pipe open.
         with tempfile.TemporaryFile() as output:
-            done = subprocess.run(  # noqa: S603
+            done = subprocess.run(
                 [self.binaries / program, *arguments],
                 cwd=self._home,
                 stdin=subprocess.DEVNULL,

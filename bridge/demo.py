@@ -71,7 +71,7 @@ class _Steps:
 def _bridge(cluster: Cluster, folder: pathlib.Path) -> Iterator[tuple[subprocess.Popen[bytes], pathlib.Path]]:
     log = folder / "log"
     with log.open("wb") as stderr:
-        process = subprocess.Popen(  # noqa: S603
+        process = subprocess.Popen(
             [sys.executable, "-m", "bridge", "run", f"--connection={cluster.dsn()}"],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,

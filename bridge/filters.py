@@ -104,7 +104,9 @@ join pg_amop a on a.amopfamily = oc.opcfamily and a.amoplefttype = oc.opcintype 
     or (m.amname = 'hash' and a.amopstrategy = 1 and %(strategy)s = 3))
 join pg_operator o on o.oid = a.amopopr
 join pg_namespace s on s.oid = o.oprnamespace
-order by c.preference, m.amname limit 1
+join pg_type ct on ct.oid = c.oid
+-- varchar passes for text and for bpchar: the preferred one of its kind is meant.
+order by c.preference, ct.typispreferred desc, m.amname limit 1
 """
 
 # like, ilike, match and imatch: the type's own operator (citext has one), else that of the type that it passes for.
@@ -121,7 +123,7 @@ join pg_namespace s on s.oid = o.oprnamespace
 join pg_type l on l.oid = o.oprleft join pg_namespace ls on ls.oid = l.typnamespace
 join pg_type r on r.oid = o.oprright join pg_namespace rs on rs.oid = r.typnamespace
 where t.oid = %(type)s
-order by o.oprleft = t.oid desc, o.oprright = t.oid desc limit 1
+order by o.oprleft = t.oid desc, l.typispreferred desc, o.oprright = t.oid desc limit 1
 """
 
 
@@ -197,6 +199,4 @@ class Comparer:
         return row[0], row[1], row[2]
 
 
-_PAIRS = (
-    "select {} from unnest(%(values)s::text[], %(wanted)s::text[]) with ordinality as w (v, f, n) order by w.n"
-)
+_PAIRS = "select {} from unnest(%(values)s::text[], %(wanted)s::text[]) with ordinality as w (v, f, n) order by w.n"

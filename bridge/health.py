@@ -90,7 +90,7 @@ class _Handler(BaseHTTPRequestHandler):
         else:
             self.send_error(404)
 
-    do_HEAD = do_GET
+    do_HEAD = do_GET  # noqa: N815
 
     def _answer(self, good: bool, yes: str, no: str) -> None:
         body = f"{yes if good else no}\n".encode()

@@ -8,6 +8,7 @@ from bridge.table import Rights, Table
 BAD_REQUEST = "Error 400: Bad Request, no primary key"
 UNAUTHORIZED = "Error 401: Unauthorized"
 
+
 class Filter(msgspec.Struct, frozen=True):
     """One realtime.user_defined_filter."""
 
@@ -95,9 +96,13 @@ def cells(change: Change, table: Table) -> tuple[Cells, Cells]:
     old: Cells = {}
     new: Cells = {}
     if change.old is not None:
-        old = dict(zip(change.old.shape.names, zip(change.old.values, change.old.shape.types, strict=True), strict=True))
+        old = dict(
+            zip(change.old.shape.names, zip(change.old.values, change.old.shape.types, strict=True), strict=True)
+        )
     if change.new is not None:
-        new = dict(zip(change.new.shape.names, zip(change.new.values, change.new.shape.types, strict=True), strict=True))
+        new = dict(
+            zip(change.new.shape.names, zip(change.new.values, change.new.shape.types, strict=True), strict=True)
+        )
         if change.kind == UPDATE and len(new) < len(table.columns) and is_full(change, table):
             new = {**old, **new}
     return new, old

@@ -127,7 +127,9 @@ class Judging:
             except NotVisibleYet:
                 pass
             except psycopg.Error as error:
-                if not is_transient(error) or any(connection.broken or connection.closed for connection in self._connections):
+                if not is_transient(error) or any(
+                    connection.broken or connection.closed for connection in self._connections
+                ):
                     raise translate(error, "judging changes") from error
                 log.warning("judging is tried again", sqlstate=error.sqlstate, pause_seconds=pause)
             self._catalog.end()
@@ -204,7 +206,9 @@ class Judging:
             reason = f"the change does not fit the table: it has no value for the key column {missing}"
             return [self._letter(change, reason, table.schema, table.name)]
         if isinstance(values, Unfit):
-            return [self._letter(change, f"the change does not fit the table: {values.reason}", table.schema, table.name)]
+            return [
+                self._letter(change, f"the change does not fit the table: {values.reason}", table.schema, table.name)
+            ]
         events = self._writer.write(judged, values)
         if judged.undecided:
             reason = judged.undecided[0].reason

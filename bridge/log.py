@@ -54,7 +54,7 @@ def failed(program: str, message: str, status: int) -> None:
     if _format == "json":
         structlog.get_logger().error(message, program=program, exit=status)
     else:
-        print(f"{program}: {message}", file=sys.stderr)
+        sys.stderr.write(f"{program}: {message}\n")
 
 
 def _renderers(format: str) -> list[Any]:

@@ -196,9 +196,7 @@ class PgOutputDecoder:
         at = 1 + _TRUNCATE.size
         oids = [_U32.unpack_from(payload, at + 4 * number)[0] for number in range(count)]
         _finished(payload, at + 4 * count)
-        return [
-            self._change(TRUNCATE, self._known(oid), lsn, None, None, None, len(payload)) for oid in oids
-        ]
+        return [self._change(TRUNCATE, self._known(oid), lsn, None, None, None, len(payload)) for oid in oids]
 
     def _relation_of(self, payload: bytes) -> _Relation:
         return self._known(_U32.unpack_from(payload, 1)[0])

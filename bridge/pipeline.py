@@ -122,7 +122,9 @@ class Pipeline:
             rejection = self._rejections.popleft()
             event = rejection.event
             if event.dead_letter:
-                raise SinkRefused(f"the sink refuses dead letter {event.id}: {rejection.reason}. The position is unmoved")
+                raise SinkRefused(
+                    f"the sink refuses dead letter {event.id}: {rejection.reason}. The position is unmoved"
+                )
             instead = shrunk(event)
             if instead is None:
                 if self._settings.on_failure == "stop":
@@ -240,7 +242,9 @@ class Pipeline:
         session.close()
         while True:
             pause = random.uniform(0.5, 1.0) * min(0.2 * 2**attempt, LONGEST_PAUSE_SECONDS)
-            log.warning("source lost, reconnecting", reason=str(error), attempt=attempt + 1, pause_seconds=round(pause, 2))
+            log.warning(
+                "source lost, reconnecting", reason=str(error), attempt=attempt + 1, pause_seconds=round(pause, 2)
+            )
             self._pause(pause)
             attempt += 1
             try:

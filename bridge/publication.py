@@ -63,9 +63,7 @@ def read(connection: Connection, name: str, tables: Sequence[int]) -> Publicatio
         row_filter=_ROW_FILTER if partly else "null", columns=_COLUMNS if partly else "array[]::text[]"
     )
     found = connection.execute(query, {"tables": wanted, "name": name}).fetchall()
-    operations = frozenset(
-        name for name, given in zip(("insert", "update", "delete"), row[1:4], strict=True) if given
-    )
+    operations = frozenset(name for name, given in zip(("insert", "update", "delete"), row[1:4], strict=True) if given)
     return Publication(
         name,
         operations,

@@ -153,7 +153,7 @@ class ReplicationStream:
     def _rows(self, command: str) -> list[list[str]]:
         result = self._execute(command)
         if result.status != pq.ExecStatus.TUPLES_OK:
-            raise self._refusal(result, command.split()[0])
+            raise self._refusal(result, command.split(maxsplit=1)[0])
         return [
             [(result.get_value(row, column) or b"").decode() for column in range(result.nfields)]
             for row in range(result.ntuples)

@@ -134,9 +134,7 @@ class Judge:
             if not connection.closed:
                 connection.execute("rollback")
 
-    def _send(
-        self, question: Question
-    ) -> tuple[Cursor, Cursor, Cursor]:
+    def _send(self, question: Question) -> tuple[Cursor, Cursor, Cursor]:
         taken = self._connection.execute(
             "select set_config('role', %s, true), set_config('request.jwt.claims', %s, true)",
             (question.role, question.claims),
@@ -195,7 +193,9 @@ def statement(question: Question) -> sql.Composed:
             " where (select {expression} from unnest(array[r.line::{table}]) as {alias})"
         ).format(expression=expression, table=table, alias=alias)
     same = sql.SQL(" and ").join(
-        sql.SQL("now.{name} {equals} (x.line).{name}").format(name=sql.Identifier(name), equals=sql.SQL(_trusted(equals)))
+        sql.SQL("now.{name} {equals} (x.line).{name}").format(
+            name=sql.Identifier(name), equals=sql.SQL(_trusted(equals))
+        )
         for name, equals in zip(question.table.key, question.table.key_equals, strict=True)
     )
     recorded: sql.Composable = sql.SQL("true")

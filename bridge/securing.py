@@ -86,7 +86,8 @@ class Securing:
         )
         lent = frozenset() if current else absent
         return {
-            each: questions.add(table, rights, each, line, lent, current or needs_current, not current) for each in claims
+            each: questions.add(table, rights, each, line, lent, current or needs_current, not current)
+            for each in claims
         }
 
     def _lacks(self, share: Share, row: Cells) -> frozenset[str]:
@@ -100,8 +101,7 @@ class Securing:
             for column in table.columns
             if column.name in needed
             and (
-                column.name not in row
-                or (self._lossy and row[column.name][0] is None and column.base_oid in _INEXACT)
+                column.name not in row or (self._lossy and row[column.name][0] is None and column.base_oid in _INEXACT)
             )
         )
 

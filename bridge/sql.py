@@ -62,9 +62,7 @@ class Connection(psycopg.Connection[tuple[Any, ...]]):
 
     on_wait: Callable[[], None] | None = None
 
-    def wait(
-        self, gen: Generator[Any, Any, T], interval: float = TICK_SECONDS, timeout: float | None = None
-    ) -> T:
+    def wait(self, gen: Generator[Any, Any, T], interval: float = TICK_SECONDS, timeout: float | None = None) -> T:
         """Drive a psycopg generator (psycopg.waiting), calling `on_wait` every `interval` seconds.
 
         `timeout` (psycopg's own calls never give one for a query) ends the wait as a lost connection.

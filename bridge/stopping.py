@@ -4,6 +4,7 @@ import os
 import signal
 import socket
 from types import FrameType, TracebackType
+from typing import Self
 
 
 class Stopping(Exception):
@@ -22,12 +23,14 @@ class StopSignal:
     def fileno(self) -> int:
         return self._reader.fileno()
 
-    def __enter__(self) -> "StopSignal":
+    def __enter__(self) -> Self:
         self._previous_wakeup = signal.set_wakeup_fd(self._writer.fileno(), warn_on_full_buffer=False)
         self._previous = {number: signal.signal(number, self._handle) for number in (signal.SIGTERM, signal.SIGINT)}
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         signal.set_wakeup_fd(self._previous_wakeup)
         for number, handler in self._previous.items():
             signal.signal(number, handler)

@@ -22,7 +22,7 @@ SCHEMA, TABLE = "realtime", "subscription"
 _ROLE = """coalesce((select oid from pg_roles where rolname = {claims} ->> 'role'),
   (select oid from pg_roles where rolname = case when {claims} ->> 'role' like '"%%"'
      then replace(substr({claims} ->> 'role', 2, greatest(length({claims} ->> 'role') - 2, 0)), '""', '"')
-     else lower({claims} ->> 'role') end), 0::oid)"""
+     else lower({claims} ->> 'role' collate "C") end), 0::oid)"""
 
 # Through the row as a whole, because Supabase's own table may lack selected_columns or action_filter.
 _LOAD = f"""

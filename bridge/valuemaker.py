@@ -45,9 +45,7 @@ class ValueMaker:
         for judged in rows:
             own: list[_Wanted] = []
             needed = any(audience.error is None for audience in judged.audiences)
-            new, old = (
-                self._row(judged.table, cells, own) if needed else {} for cells in (judged.new, judged.old)
-            )
+            new, old = (self._row(judged.table, cells, own) if needed else {} for cells in (judged.new, judged.old))
             made.append((new, old, own))
             wanted.extend(own)
         refused = self._ask(wanted)

@@ -39,7 +39,7 @@ class Codec(Protocol):
         """The value as PostgreSQL's output function writes it."""
 
 
-def _ask(raw: bytes) -> bytes | None:
+def _ask(_: bytes) -> bytes | None:
     return None
 
 

@@ -225,7 +225,16 @@ class EventWriter:
         }
         value = json.dumps({"dead_letter": body}, ensure_ascii=False, separators=(",", ":")).encode()
         return Event(
-            letter_id, schema, table, change.kind, letter_id.encode(), value, headers, (), moment.seconds, dead_letter=True
+            letter_id,
+            schema,
+            table,
+            change.kind,
+            letter_id.encode(),
+            value,
+            headers,
+            (),
+            moment.seconds,
+            dead_letter=True,
         )
 
 
@@ -236,7 +245,9 @@ def event_key(table: Table, values: Values, kind: Kind) -> bytes | None:
     for names in (table.key, table.identity_columns if table.identity == "i" else ()):
         found = [first[name] if name in first else second.get(name) for name in names]
         if names and None not in found:
-            return b"{%s}" % b",".join(_name(name) + b":" + value for name, value in zip(names, found, strict=True) if value)
+            return b"{%s}" % b",".join(
+                _name(name) + b":" + value for name, value in zip(names, found, strict=True) if value
+            )
     return None
 
 

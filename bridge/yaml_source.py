@@ -124,7 +124,7 @@ def parse(text: str, name: str, environ: Mapping[str, str]) -> Document:
         try:
             node = loader.get_single_node()
             if node is not None:
-                document.value = document._build(loader, node, "")
+                document.value = document._build(loader, node, "")  # noqa: SLF001  (its own class)
         finally:
             loader.dispose()
     except yaml.MarkedYAMLError as error:

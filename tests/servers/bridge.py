@@ -17,7 +17,9 @@ from tests.servers.waiting import wait_until
 class BridgeProcess:
     """`walrus-bridge run`, with a config or with the original worker's options."""
 
-    def __init__(self, folder: pathlib.Path, *, config: dict[str, Any] | None = None, arguments: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self, folder: pathlib.Path, *, config: dict[str, Any] | None = None, arguments: tuple[str, ...] = ()
+    ) -> None:
         self.events: list[dict[str, Any]] = []
         """What stdout has carried so far."""
         if config is not None:
@@ -31,7 +33,9 @@ class BridgeProcess:
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=log,
-                env={name: value for name, value in os.environ.items() if not name.startswith(("WALRUS_BRIDGE_", "PG"))},
+                env={
+                    name: value for name, value in os.environ.items() if not name.startswith(("WALRUS_BRIDGE_", "PG"))
+                },
                 start_new_session=True,
             )
         self._reader = threading.Thread(target=self._read, daemon=True)

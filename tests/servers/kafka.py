@@ -81,28 +81,30 @@ class Kafka(Server):
 
     def read(self, topic: str) -> list[Message]:
         """All that the topic holds, partition by partition."""
-        return list(self._read(topic))
-
-    def _read(self, topic: str) -> Iterator[Message]:
         consumer = Consumer(
             {"bootstrap.servers": self.servers, "group.id": f"reader-{uuid.uuid4()}", "enable.auto.commit": False}
         )
         try:
-            described = consumer.list_topics(topic, timeout=10).topics[topic]
-            for partition in sorted(described.partitions):
-                place = TopicPartition(topic, partition, 0)
-                low, high = consumer.get_watermark_offsets(place, timeout=10)
-                consumer.assign([TopicPartition(topic, partition, low)])
-                while low < high:
-                    message = consumer.poll(10)
-                    if message is None:
-                        raise AssertionError(f"{topic}/{partition} ends at {low}, expected {high}")
-                    if message.error():
-                        raise KafkaException(message.error())
-                    low = message.offset() + 1
-                    yield message
+            partitions = consumer.list_topics(topic, timeout=10).topics[topic].partitions
+            places = [TopicPartition(topic, partition, 0) for partition in partitions]
+            ends = {place.partition: consumer.get_watermark_offsets(place, timeout=10)[1] for place in places}
+            consumer.assign(places)
+            found = sorted(self._until(consumer, ends), key=lambda message: (message.partition(), message.offset()))
         finally:
             consumer.close()
+        return found
+
+    def _until(self, consumer: Consumer, ends: dict[int, int]) -> Iterator[Message]:
+        open_partitions = {partition for partition, end in ends.items() if end}
+        while open_partitions:
+            message = consumer.poll(10)
+            if message is None:
+                raise AssertionError(f"partitions {open_partitions} have less than {ends}")
+            if message.error():
+                raise KafkaException(message.error())
+            yield message
+            if message.offset() + 1 >= ends[message.partition()]:
+                open_partitions.discard(message.partition())
 
     def _answers(self) -> bool:
         if self.has_ended:

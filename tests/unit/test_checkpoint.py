@@ -90,7 +90,7 @@ def test_confirmed_is_always_the_end_of_a_fully_acknowledged_prefix(sizes: list[
     for number, events in enumerate(sizes, 1):
         outstanding.extend((number, send(checkpoint)) for _ in range(events))
         checkpoint.commit(number * 100)
-    getattr(random, "shuffle")(outstanding)  # noqa: B009
+    getattr(random, "shuffle")(outstanding)
     while True:
         confirmed = checkpoint.advance()
         waiting = min((number for number, _ in outstanding), default=len(sizes) + 1)

@@ -94,7 +94,9 @@ def test_a_slot_that_fits_has_no_problem() -> None:
         ),
     ],
 )
-def test_a_slot_that_cannot_be_streamed_says_why(changes: dict[str, object], kind: type[BridgeError], told: str) -> None:
+def test_a_slot_that_cannot_be_streamed_says_why(
+    changes: dict[str, object], kind: type[BridgeError], told: str
+) -> None:
     found = problem(slot(**changes), "wal2json")
     assert type(found) is kind
     assert told in str(found)
