@@ -21,7 +21,8 @@ from bridge.patterns import parse_pattern
 from bridge.units import Address, Duration, Size
 from bridge.yaml_source import Document
 
-SECRET: Final = "********"  # noqa: S105  (it stands for one)
+HIDDEN: Final = "********"
+"""What stands in place of a secret."""  # noqa: S105  (it stands for one)
 
 _SLOT = re.compile(r"[a-z0-9_]{1,63}")
 _AT = re.compile(r"(.*) - at `\$(.*)`", re.DOTALL)
@@ -271,8 +272,7 @@ def show(config: Config) -> str:
     """The config as YAML, every default written out, without secrets."""
     plain = msgspec.to_builtins(config, enc_hook=str)
     plain["sink"] = {name: sink for name, sink in plain["sink"].items() if sink is not None}
-    text = yaml.safe_dump(_redact(plain, ""), sort_keys=False, allow_unicode=True, default_flow_style=False, width=1000)
-    return text
+    return yaml.safe_dump(_redact(plain, ""), sort_keys=False, allow_unicode=True, default_flow_style=False, width=1000)
 
 
 def _redact(value: Any, key: str) -> Any:
@@ -281,13 +281,13 @@ def _redact(value: Any, key: str) -> Any:
     if isinstance(value, list | tuple):
         return [_redact(inner, key) for inner in value]
     if isinstance(value, str):
-        return SECRET if value and _SECRET_KEYS.search(key) else redact(value)
-    return SECRET if value is not None and _SECRET_KEYS.search(key) else value
+        return HIDDEN if value and _SECRET_KEYS.search(key) else redact(value)
+    return HIDDEN if value is not None and _SECRET_KEYS.search(key) else value
 
 
 def redact(text: str) -> str:
     """`text` without the passwords that it holds as a URI or as a libpq connection string."""
     if "://" in text:
-        text = _PASSWORD_IN_URI.sub(rf"\1:{SECRET}@", text)
-        return _PASSWORD_IN_QUERY.sub(rf"\g<1>{SECRET}", text)
-    return _PASSWORD_IN_CONNINFO.sub(rf"\g<1>{SECRET}", text)
+        text = _PASSWORD_IN_URI.sub(rf"\1:{HIDDEN}@", text)
+        return _PASSWORD_IN_QUERY.sub(rf"\g<1>{HIDDEN}", text)
+    return _PASSWORD_IN_CONNINFO.sub(rf"\g<1>{HIDDEN}", text)
