@@ -22,7 +22,7 @@ from bridge.units import Address, Duration, Size
 from bridge.yaml_source import Document
 
 HIDDEN: Final = "********"
-"""What stands in place of a secret."""  # noqa: S105  (it stands for one)
+"""What stands in place of a secret."""
 
 _SLOT = re.compile(r"[a-z0-9_]{1,63}")
 _AT = re.compile(r"(.*) - at `\$(.*)`", re.DOTALL)
