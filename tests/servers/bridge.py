@@ -43,8 +43,9 @@ class BridgeProcess:
 
     def _read(self) -> None:
         assert self.process.stdout is not None
-        for line in self.process.stdout:
-            self.events.append(json.loads(line))
+        with self.process.stdout as lines:
+            for line in lines:
+                self.events.append(json.loads(line))
 
     @property
     def stderr(self) -> str:
