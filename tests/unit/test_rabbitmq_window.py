@@ -1,0 +1,88 @@
+"""Confirms matched to messages, whatever their order."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bridge.checkpoint import Checkpoint
+from bridge.sinks.rabbitmq_window import Outgoing, Window
+from tests.integration.sinks import an_event
+
+TICKET = Checkpoint().current
+
+
+def filled(count: int) -> Window:
+    window = Window(1000, 1 << 20)
+    for number in range(1, count + 1):
+        window.add(Outgoing(an_event(number), TICKET, number))
+    return window
+
+
+def numbers(messages: list[Outgoing]) -> list[int]:
+    return [message.number for message in messages]
+
+
+def test_a_confirm_settles_one_message_or_all_up_to_it() -> None:
+    window = filled(5)
+
+    assert numbers(window.settle(3, multiple=False)) == [3]
+    assert numbers(window.settle(4, multiple=True)) == [1, 2, 4]
+    assert numbers(window.settle(0, multiple=True)) == [5]
+    assert window.is_empty
+
+
+def test_a_confirm_of_what_is_settled_settles_nothing() -> None:
+    window = filled(2)
+    window.settle(2, multiple=True)
+
+    assert window.settle(1, multiple=False) == []
+    assert window.settle(2, multiple=True) == []
+
+
+@given(st.data())
+def test_each_message_is_settled_once(data: st.DataObject) -> None:
+    count = data.draw(st.integers(1, 30))
+    window = filled(count)
+    settled: list[int] = []
+
+    for tag, multiple in data.draw(st.lists(st.tuples(st.integers(1, count), st.booleans()))):
+        found = numbers(window.settle(tag, multiple=multiple))
+        assert found == sorted(found)
+        settled += found
+    settled += numbers(window.lose())
+
+    assert sorted(settled) == list(range(1, count + 1))
+
+
+def test_a_returned_message_is_marked_and_its_twin_only_by_the_next() -> None:
+    window = filled(1)
+    window.add(Outgoing(an_event(1), TICKET, 2))
+
+    assert window.mark_returned(an_event(1).id, "NO_ROUTE")
+
+    (first, second) = window.settle(2, multiple=True)
+    assert (first.returned, second.returned) == ("NO_ROUTE", None)
+    assert not window.mark_returned("another", "NO_ROUTE")
+
+
+def test_it_is_full_by_number_and_by_bytes() -> None:
+    by_number, by_bytes = Window(2, 1 << 20), Window(100, 50)
+    for window in (by_number, by_bytes):
+        window.add(Outgoing(an_event(value=b"x" * 20), TICKET, 1))
+        assert not window.is_full
+        window.add(Outgoing(an_event(value=b"x" * 20), TICKET, 2))
+        assert window.is_full
+        window.settle(1, multiple=False)
+        assert not window.is_full
+
+
+def test_a_lost_channel_gives_back_all_in_order_and_counts_anew() -> None:
+    window = filled(4)
+    window.mark_returned(an_event(2).id, "NO_ROUTE")
+    window.settle(3, multiple=False)
+
+    lost = window.lose()
+
+    assert numbers(lost) == [1, 2, 4]
+    assert [message.returned for message in lost] == [None, None, None]
+    window.add(lost[0])
+    assert numbers(window.settle(1, multiple=False)) == [1]
