@@ -18,6 +18,7 @@ from bridge.cli_target import config_of, config_option, connection_option, slot_
 from bridge.config import Config
 from bridge.errors import BridgeError, ConfigError, Exit
 from bridge.sinks import make_sink
+from bridge.sinks.base import Sink
 
 if TYPE_CHECKING:
     from bridge.pipeline import Settings
@@ -67,7 +68,7 @@ def run(config: Path | None, connection: str, slot: str, wait: bool, accept_gap:
 
     Without a configuration file, events go to stdout, one JSON object a line, and there is no HTTP listener.
     """
-    _run(config_of(config, connection, slot), wait=wait, accept_gap=accept_gap)
+    _run(config_of(config, connection, slot), config, wait=wait, accept_gap=accept_gap)
 
 
 @cli.command()
@@ -108,7 +109,7 @@ def config_check(config: Path | None) -> None:
     \b
     Example: walrus-bridge config check --config bridge.yaml
     """
-    make_sink(_load(config).sink)
+    _sink(_load(config), config)
     click.echo(f"{config}: ok")
 
 
@@ -179,7 +180,7 @@ def worker(connection: str, slot: str) -> None:
 
     The same as `walrus-bridge run` with these options; walrus-bridge can do more.
     """
-    _run(config_of(None, connection, slot))
+    _run(config_of(None, connection, slot), None)
 
 
 def _load(config: Path | None) -> Config:
@@ -188,7 +189,7 @@ def _load(config: Path | None) -> Config:
     return config_file.load(config, os.environ)
 
 
-def _run(config: Config, *, wait: bool = False, accept_gap: bool = False) -> None:
+def _run(config: Config, file: Path | None, *, wait: bool = False, accept_gap: bool = False) -> None:
     """Configuration → logging → sink (not connected yet) → listener → migrations → stream."""
     from bridge import migrations, pipeline
     from bridge.health import Health, Listener
@@ -197,12 +198,20 @@ def _run(config: Config, *, wait: bool = False, accept_gap: bool = False) -> Non
     signal.signal(signal.SIGINT, _stop)
     log.configure(config.log.level, config.log.format)
     settings = _settings(config, wait=wait, accept_gap=accept_gap)
-    sink = make_sink(config.sink)
+    sink = _sink(config, file)
     health = Health()
     if config.http.listen is not None:
         Listener(config.http.listen, health)
     migrations.ensure(config.source.connection, config.migrations)
     pipeline.run(settings, sink, health)
+
+
+def _sink(config: Config, file: Path | None) -> Sink:
+    """The sink, which knows what its settings may be. Connects to nothing yet."""
+    try:
+        return make_sink(config.sink)
+    except ConfigError as error:
+        raise ConfigError(f"{file}: {error}") from error
 
 
 def _settings(config: Config, *, wait: bool, accept_gap: bool) -> "Settings":

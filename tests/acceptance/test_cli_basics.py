@@ -108,6 +108,10 @@ def test_every_command_refuses_a_wrong_config_before_anything_else(
         ),
         ("sink: {stdout: {}, kafka: {}}", ["sink: exactly one of", "found kafka and stdout"]),
         ("sink: {stdout: {}", ["bridge.yaml:1:", "invalid YAML"]),
+        (
+            "sink: {kafka: {client: {bootstrap.servers: b, acks: 1}}}",
+            ["bridge.yaml: sink.kafka.client.acks: ", "What to do"],
+        ),
         ("sink: {kafka: {topic: '{prefix}{shema}.{table}'}}", ["sink.kafka.topic: ", "unknown field"]),
     ],
 )

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import pytest
 import yaml
 
@@ -321,6 +322,16 @@ def test_the_schema_describes_every_key_with_its_default() -> None:
     assert undescribed == []
     assert definitions["Limits"]["properties"]["in_flight"]["default"] == "64MiB"
     assert definitions["Config"]["required"] == ["sink"]
+
+
+def test_the_schema_takes_what_the_bridge_takes() -> None:
+    schema = config_file.schema()
+    example = yaml.safe_load((ROOT / "bridge" / "bridge.example.yaml").read_text(encoding="utf-8"))
+
+    jsonschema.Draft202012Validator.check_schema(schema)
+    jsonschema.validate(example, schema)
+    with pytest.raises(jsonschema.ValidationError, match="sorce"):
+        jsonschema.validate({"sink": {"stdout": {}}, "sorce": {}}, schema)
 
 
 def test_the_example_is_the_default_config_and_the_same_in_both_places() -> None:
