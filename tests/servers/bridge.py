@@ -76,7 +76,7 @@ class BridgeProcess:
             raise AssertionError(f"{error}; events: {len(self.events)}\n{self.stderr[-3000:]}") from None
 
     def wait_until_streaming(self, times: int = 1) -> None:
-        self.wait_for(lambda: self.stderr.count("streaming  ") >= times, "streaming")
+        self.wait_for(lambda: self.stderr.count("] streaming ") >= times, "streaming")
 
     def stop(self, seconds: float = 30.0) -> int:
         """SIGTERM; the exit status."""
