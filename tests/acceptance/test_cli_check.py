@@ -215,6 +215,46 @@ def test_a_broker_that_is_away_is_one_finding_among_the_others(
     assert "geheim" not in done.stdout + done.stderr
 
 
+def test_kafka_is_reached_and_its_topics_can_be_used(
+    walrus_bridge, place: Place, config_file, kafka, prefix: str
+) -> None:
+    sink = f"sink: {{kafka: {{prefix: {prefix}, client: {{bootstrap.servers: '{kafka.servers}'}}}}}}"
+
+    done = walrus_bridge("check", "--config", config_file(place.config(sink)))
+
+    assert done.status == 0, done.stdout + done.stderr
+    assert f"ok       {'sink.kafka':25}  " in done.stdout
+    assert f"{prefix}public.book" in kafka.topics()
+
+
+def test_a_missing_topic_that_may_not_be_made_is_an_error(
+    walrus_bridge, place: Place, config_file, kafka, prefix: str
+) -> None:
+    sink = (
+        f"sink: {{kafka: {{prefix: {prefix}, create_topics: false, client: {{bootstrap.servers: '{kafka.servers}'}}}}}}"
+    )
+    path = config_file(place.config(sink) + "http: {listen: null}\n")
+
+    check = walrus_bridge("check", "--json", "--config", path)
+    run = walrus_bridge("run", "--config", path)
+
+    check.refused(Exit.CHECK_FAILED)
+    assert [each["name"] for each in findings(check)] == ["sink.kafka"]
+    run.refused(Exit.SINK_REFUSED, prefix, "What to do")
+
+
+def test_rabbitmq_is_reached_and_its_exchanges_can_be_used(
+    walrus_bridge, place: Place, config_file, rabbitmq, prefix: str
+) -> None:
+    sink = f"sink: {{rabbitmq: {{prefix: {prefix}, url: '{rabbitmq.url}'}}}}"
+
+    done = walrus_bridge("check", "--config", config_file(place.config(sink)))
+
+    assert done.status == 0, done.stdout + done.stderr
+    assert f"ok       {'sink.rabbitmq':25}  " in done.stdout
+    assert f"{prefix}public.book" in rabbitmq.control("list_exchanges", "name")
+
+
 def test_check_leaves_nothing_behind(walrus_bridge, place: Place, config_file) -> None:
     walrus_bridge("check", "--config", config_file(place.config()))
 

@@ -11,7 +11,7 @@ import msgspec
 import pytest
 
 from bridge.cli import cli, worker
-from bridge.config import Config, Kafka, RabbitMQ, Section, Sink, Stdout
+from bridge.config import Config, Kafka, Queue, RabbitMQ, Section, Sink, Stdout
 from bridge.errors import Exit
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -80,6 +80,11 @@ def keys(kind: type[Section], path: str, default: Any) -> Iterator[tuple[str, An
 ALL_KEYS = list(keys(Config, "", Config(sink=Sink())))
 
 
+ALL_KEYS += [
+    (f"sink.rabbitmq.queues[].{field.name}", "" if field.required else {}) for field in msgspec.structs.fields(Queue)
+]
+
+
 @pytest.mark.parametrize(("path", "default"), ALL_KEYS, ids=[path for path, _ in ALL_KEYS])
 def test_every_key_is_documented_with_its_default(path: str, default: Any) -> None:
     row = re.search(rf"^\| `{re.escape(path)}` \|(.*)$", CONFIGURATION, re.MULTILINE)
@@ -87,7 +92,8 @@ def test_every_key_is_documented_with_its_default(path: str, default: Any) -> No
         assert row or re.search(rf"^#.*`{re.escape(path)}`", CONFIGURATION, re.MULTILINE)
     else:
         assert row, f"docs/configuration.md has no row for {path}"
-        assert row[1].startswith(f" `{_written(default)}` |"), f"{path}: the default is {_written(default)}"
+        written = f"`{_written(default)}` " if default != "" else ""
+        assert row[1].startswith(f" {written}|"), f"{path}: the default is {_written(default)}"
 
 
 def _written(default: Any) -> str:
