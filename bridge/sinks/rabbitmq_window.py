@@ -71,9 +71,13 @@ class Window:
                 return True
         return False
 
-    def with_body_of(self, size: int) -> Outgoing | None:
-        """The oldest message whose body has so many bytes."""
-        return next((message for message in self._out.values() if len(message.event.value) == size), None)
+    def take_with_body_of(self, size: int) -> Outgoing | None:
+        """The oldest message whose body has so many bytes, which is not waited for any more."""
+        for tag, message in self._out.items():
+            if len(message.event.value) == size:
+                self.settle(tag, multiple=False)
+                return message
+        return None
 
     def lose(self) -> list[Outgoing]:
         """The channel is gone: all that was unconfirmed, oldest first. The next channel counts from 1 again."""

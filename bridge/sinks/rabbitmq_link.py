@@ -1,0 +1,243 @@
+"""The connection to RabbitMQ: made, and made again when it is lost, for as long as it takes.
+
+Two channels: one publishes, with confirms; the other declares. All of it happens in `step`; callbacks only record.
+"""
+
+import random
+import re
+import time
+from collections.abc import Callable
+from typing import Any, Final
+
+import pika
+import structlog
+from pika.exceptions import ChannelClosedByBroker, ConnectionClosed
+
+from bridge.errors import BridgeError, ConfigError, SinkRefused
+from bridge.sinks.rabbitmq_loop import StepLoop
+from bridge.sinks.rabbitmq_topology import ACCESS_REFUSED, NOT_FOUND, Topology
+
+log = structlog.get_logger()
+
+_LARGEST_FRAME_BYTES: Final = 131_072
+_LONGEST_PAUSE_SECONDS: Final = 30.0
+_CLOSING_SECONDS: Final = 0.2
+_NOT_ALLOWED: Final = 530
+_BROKEN: Final = {501, 502, 503, 504, 505}
+"""What the broker says of a client that breaks the protocol."""
+_IN_TEXT: Final = re.compile(r"ConnectionClosedByBroker: \((\d+)\) ['\"](.*?)['\"](?:['\"],)?\)*$")
+
+
+class Backoff:
+    """Pauses that grow to half a minute, with jitter."""
+
+    def __init__(self, first_seconds: float = 0.1) -> None:
+        self._first = first_seconds
+        self.attempt = 0
+
+    def pause_seconds(self) -> float:
+        pause = min(self._first * 2.0**self.attempt, _LONGEST_PAUSE_SECONDS)
+        self.attempt = min(self.attempt + 1, 20)
+        return random.uniform(0.5, 1.0) * pause
+
+    def reset(self) -> None:
+        self.attempt = 0
+
+
+def parameters(url: str) -> pika.URLParameters:
+    """Raises ConfigError, without the URL: it holds the password."""
+    try:
+        made = pika.URLParameters(url)
+    except Exception:
+        raise ConfigError(
+            "sink.rabbitmq.url: cannot be understood. What to do: write it as amqp://user:password@host:5672/vhost, with"
+            " %2F for the vhost / and special characters in the password percent-encoded"
+        ) from None
+    if not made.client_properties:
+        made.client_properties = {"connection_name": "walrus-bridge"}
+    return made
+
+
+class Link:
+    def __init__(
+        self,
+        settings: pika.URLParameters,
+        topology: Topology,
+        *,
+        on_confirm: Callable[[Any], None],
+        on_return: Callable[[Any, Any, Any, bytes], None],
+        on_lost: Callable[[int, str], None],
+    ) -> None:
+        """`on_confirm`, `on_return`: as pika's. `on_lost(code, text)`: the publishing channel is gone."""
+        self.loop = StepLoop()
+        self.failure: BridgeError | None = None
+        """What cannot pass by waiting."""
+        self.trouble = ""
+        """Why there is no connection."""
+        self._settings = settings
+        self._topology = topology
+        self._on_confirm, self._on_return, self._on_lost = on_confirm, on_return, on_lost
+        self._connection: Any = None
+        self._declaring: Any = None
+        self._publishing: Any = None
+        self._is_confirming = False
+        self._is_blocked = False
+        self._backoff = Backoff()
+        self._not_before = 0.0
+
+    @property
+    def place(self) -> str:
+        return f"{self._settings.host}:{self._settings.port}, vhost {self._settings.virtual_host}"
+
+    @property
+    def channel(self) -> Any:
+        """Where one may publish now; None while one may not."""
+        if self._is_confirming and not self._is_blocked and self._topology.is_complete and self._publishing.is_open:
+            return self._publishing
+        return None
+
+    @property
+    def is_connected(self) -> bool:
+        return self._connection is not None and bool(self._connection.is_open)
+
+    @property
+    def frame_bytes(self) -> int:
+        """The largest frame that was agreed upon."""
+        return int(self._connection.params.frame_max or _LARGEST_FRAME_BYTES)
+
+    def step(self, timeout_seconds: float) -> None:
+        if self.failure is None and time.monotonic() >= self._not_before:
+            self._bring_up()
+        if self._declaring is not None and self._declaring.is_open:
+            self._topology.step(self._declaring)
+        self.loop.step(timeout_seconds)
+
+    def works(self) -> None:
+        """The broker has confirmed something: the next trouble is a new one."""
+        self._backoff.reset()
+
+    def close(self) -> None:
+        """Say good-bye, waiting for the answer a moment at most."""
+        connection, self._connection = self._connection, None  # so that its end is no loss
+        if connection is not None and not (connection.is_closed or connection.is_closing):
+            connection.close()
+        end = time.monotonic() + _CLOSING_SECONDS
+        while not self.loop.is_idle and time.monotonic() < end:
+            self.loop.step(0.01)
+        self.loop.hang_up()
+        for _ in range(10):
+            self.loop.step(0.0)
+        self.loop.close()
+
+    # -- bringing it up --------------------------------------------------------------------------------------------
+
+    def _bring_up(self) -> None:
+        if self._connection is None:
+            self._connection = pika.SelectConnection(
+                self._settings,
+                on_open_callback=self._on_open,
+                on_open_error_callback=self._on_closed,
+                on_close_callback=self._on_closed,
+                custom_ioloop=self.loop,
+            )
+        elif self._connection.is_open:
+            if self._declaring is None:
+                self._declaring = self._connection.channel(on_open_callback=self._on_declaring_open)
+            if self._publishing is None:
+                self._publishing = self._connection.channel(on_open_callback=self._on_publishing_open)
+
+    def _on_open(self, connection: Any) -> None:
+        log.info("rabbitmq connected", server=self.place)
+        self._is_blocked = False
+        connection.add_on_connection_blocked_callback(self._on_blocked)
+        connection.add_on_connection_unblocked_callback(self._on_unblocked)
+        self._topology.forget()
+        self._bring_up()
+
+    def _on_declaring_open(self, channel: Any) -> None:
+        channel.add_on_close_callback(self._on_declaring_closed)
+
+    def _on_publishing_open(self, channel: Any) -> None:
+        channel.add_on_close_callback(self._on_publishing_closed)
+        channel.add_on_return_callback(self._on_return)
+        channel.confirm_delivery(self._on_confirm, callback=self._on_confirming)
+
+    def _on_confirming(self, _: object) -> None:
+        self._is_confirming = True
+
+    # -- what goes wrong -------------------------------------------------------------------------------------------
+
+    def _on_blocked(self, _connection: Any, frame: Any) -> None:
+        log.warning("rabbitmq blocks publishers", reason=frame.method.reason)
+        self._is_blocked = True
+
+    def _on_unblocked(self, _connection: Any, _frame: Any) -> None:
+        log.info("rabbitmq takes messages again")
+        self._is_blocked = False
+
+    def _on_declaring_closed(self, _channel: Any, reason: Exception) -> None:
+        self._declaring = None
+        if isinstance(reason, ChannelClosedByBroker):
+            self.failure = self.failure or self._topology.refused(reason.reply_code, reason.reply_text)
+        else:
+            self._topology.detach()
+
+    def _on_publishing_closed(self, _channel: Any, reason: Exception) -> None:
+        self._publishing, self._is_confirming = None, False
+        if not isinstance(reason, ChannelClosedByBroker):
+            return  # the connection is lost, and says why
+        code, text = reason.reply_code, reason.reply_text
+        log.warning("rabbitmq closed the channel", code=code, reason=text)
+        self._on_lost(code, text)
+        if code == ACCESS_REFUSED:
+            self.failure = self.failure or SinkRefused(
+                f"RabbitMQ at {self.place} does not let this login publish: {text}. What to do: grant it the write"
+                " permission on the exchanges, and on amq.default for the queues of dead letters and parked messages"
+            )
+        elif code == NOT_FOUND:
+            self._topology.forget()
+        else:
+            self._wait(text)
+
+    def _on_closed(self, connection: Any, reason: BaseException) -> None:
+        """The connection is lost, or could not be made."""
+        if connection is not self._connection:
+            return
+        self._connection = self._declaring = self._publishing = None
+        self._is_confirming = self._is_blocked = False
+        self._topology.detach()
+        code, text = _told(reason)
+        self._on_lost(0, text)
+        if code in {ACCESS_REFUSED, _NOT_ALLOWED}:
+            self.failure = self.failure or SinkRefused(
+                f"RabbitMQ at {self.place} refuses the login: {text}. What to do: check user, password and vhost in"
+                " sink.rabbitmq.url, and the user's permissions"
+            )
+        elif code in _BROKEN:
+            self.failure = self.failure or SinkRefused(
+                f"RabbitMQ at {self.place} does not understand us: {text}. The position is unmoved. What to do: report it"
+            )
+        else:
+            self._wait(text)
+
+    def _wait(self, text: str) -> None:
+        pause = self._backoff.pause_seconds()
+        self.trouble = text
+        self._not_before = time.monotonic() + pause
+        log.warning(
+            "rabbitmq lost, reconnecting",
+            server=self.place,
+            reason=text,
+            attempt=self._backoff.attempt,
+            pause_seconds=round(pause, 2),
+        )
+
+
+def _told(reason: BaseException) -> tuple[int, str]:
+    """The broker's code (0: none) and words. While a login fails pika has them inside of another error's text."""
+    if isinstance(reason, ConnectionClosed):
+        return reason.reply_code, reason.reply_text
+    text = str(reason) or repr(reason)
+    if inner := _IN_TEXT.search(text.strip()):
+        return int(inner[1]), inner[2]
+    return 0, text
