@@ -32,8 +32,12 @@ def check_template(key: str, template: str, allowed: Iterable[str], required: It
     except ValueError as error:
         raise ConfigError(f"{key}: {template!r} is no template: {error}. What to do: use {known}") from error
     unknown = [field for field in fields if field not in set(allowed)]
-    if unknown or not plain:
-        raise ConfigError(f"{key}: {template!r} has an unknown field {unknown[:1] or ''}. What to do: use {known}")
+    if unknown:
+        raise ConfigError(f"{key}: {template!r} has an unknown field, {{{unknown[0]}}}. What to do: use {known}")
+    if not plain:
+        raise ConfigError(
+            f"{key}: {template!r} has a field with a format of its own. What to do: use {known} as they are"
+        )
     missing = [name for name in required if name not in fields]
     if missing:
         raise ConfigError(
@@ -54,10 +58,16 @@ class Destinations:
         self._overrides = dict(overrides)
         self._kafka = kafka
         self._known: dict[tuple[str, str], str] = {}
-        self._taken: dict[str, str] = {}
-        for place, name in (("dead letters", self.dead_letters), ("unroutable messages", f"{prefix}unrouted")):
-            self._check(place, name)
-            self._taken[self._like(name)] = place
+        self._taken: dict[str, str | tuple[str, str]] = {}
+        """By name, as far as the broker tells names apart: the table (schema, name), or what of ours has it."""
+        try:
+            for label, name in overrides.items():
+                self._check(label, name)
+            for ours, name in (("dead letters", self.dead_letters), ("unroutable messages", f"{prefix}unrouted")):
+                self._check(ours, name)
+                self._taken[self._like(name)] = ours
+        except SinkRefused as error:
+            raise ConfigError(str(error)) from error
 
     @property
     def dead_letters(self) -> str:
@@ -67,17 +77,18 @@ class Destinations:
         """The topic or exchange of a table. Raises SinkRefused where there can be none."""
         name = self._known.get((schema, table))
         if name is None:
-            name = self._overrides.get(f"{schema}.{table}") or self._template.format(
+            label = f"{schema}.{table}"
+            name = self._overrides.get(label) or self._template.format(
                 prefix=self._prefix, schema=escape(schema), table=escape(table)
             )
-            label = f"{schema}.{table}"
             self._check(label, name)
-            other = self._taken.setdefault(self._like(name), label)
-            if other != label:
+            other = self._taken.setdefault(self._like(name), (schema, table))
+            if other != (schema, table):
                 how = "Kafka takes names that differ in . and _ only for one" if self._kafka else "they share one name"
                 raise SinkRefused(
-                    f"the destination {name} of {label} clashes with that of {other}: {how}. What to do: give one of"
-                    f" them another name in {self._way_out}"
+                    f"the destination {name} of {label} clashes with that of"
+                    f" {other if isinstance(other, str) else '.'.join(other)}: {how}. What to do: give one of them another"
+                    f" name in {self._way_out}"
                 )
             self._known[schema, table] = name
         return name
