@@ -1,6 +1,7 @@
 """Changes of a test's own database, decoded by both plugins, without a bridge process."""
 
 from collections.abc import Sequence
+from typing import Self
 
 from bridge.change import Change, Commit, Message
 from bridge.lsn import parse_lsn
@@ -28,7 +29,7 @@ class Streams:
         for plugin, slot in self._slots.items():
             database.execute("select pg_create_logical_replication_slot(%s, %s)", (slot, plugin))
 
-    def __enter__(self) -> "Streams":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
