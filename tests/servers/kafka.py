@@ -4,6 +4,7 @@ import os
 import pathlib
 import shutil
 import subprocess
+import time
 import uuid
 from collections.abc import Iterator
 
@@ -89,12 +90,23 @@ class Kafka(Server):
         try:
             partitions = consumer.list_topics(topic, timeout=10).topics[topic].partitions
             places = [TopicPartition(topic, partition, 0) for partition in partitions]
-            ends = {place.partition: consumer.get_watermark_offsets(place, timeout=10)[1] for place in places}
+            ends = {place.partition: self._end(consumer, place) for place in places}
             consumer.assign(places)
             found = sorted(self._until(consumer, ends), key=lambda message: (message.partition(), message.offset()))
         finally:
             consumer.close()
         return found
+
+    def _end(self, consumer: Consumer, place: TopicPartition) -> int:
+        """Where the partition ends. A broker that was just thawed may not know its partitions at first."""
+        end = time.monotonic() + 20
+        while True:
+            try:
+                return int(consumer.get_watermark_offsets(place, timeout=10)[1])
+            except KafkaException:
+                if time.monotonic() > end:
+                    raise
+                time.sleep(0.1)
 
     def _until(self, consumer: Consumer, ends: dict[int, int]) -> Iterator[Message]:
         open_partitions = {partition for partition, end in ends.items() if end}
