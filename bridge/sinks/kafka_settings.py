@@ -23,10 +23,11 @@ FIXED: Final[Settings] = {
 DEFAULTS: Final[Settings] = {
     "client.id": "walrus-bridge",
     "linger.ms": 1,
-    "queue.buffering.max.messages": 50_000,
+    "queue.buffering.max.messages": 30_000,
     "socket.keepalive.enable": True,
 }
-"""The user's settings win over these. The queue bounds memory: an event is held until it is acknowledged."""
+"""The user's settings win over these. The queue bounds memory (some 2 kB for a small event until it is acknowledged); it
+holds far more than is on its way at full speed."""
 
 _ACKNOWLEDGED = "every event is acknowledged by all in-sync replicas, one by one"
 _PATIENCE = "an event is tried for as long as it takes; giving up would lose it"

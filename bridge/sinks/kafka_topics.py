@@ -56,19 +56,21 @@ class Topics:
         self._trouble: KafkaError | None = None
 
     def open(self, names: Iterable[str]) -> None:
-        """Have all these topics. Raises SinkUnreachable, or SinkRefused with what to do."""
+        """Have all these topics; many take longer than one. Raises SinkUnreachable, or SinkRefused with what to do."""
         names = list(names)
         self._ask(names)
-        end = time.monotonic() + OPEN_SECONDS
-        missing = names
-        while missing := [name for name in missing if not self.are_there(name)]:
+        missing, last_seconds = names, time.monotonic()
+        while still := [name for name in missing if not self.are_there(name)]:
+            if len(still) < len(missing):
+                last_seconds = time.monotonic()
+            missing = still
             self._admin.poll(0.02)
             if self._trouble is not None and self._trouble.code() in _REFUSED_LOGIN:
                 raise SinkRefused(
                     f"Kafka at {self._servers} refuses the connection: {self._trouble.str()}. What to do: check"
                     " security.protocol and the sasl and ssl settings in sink.kafka.client"
                 )
-            if time.monotonic() > end:
+            if time.monotonic() > last_seconds + OPEN_SECONDS:
                 raise self._unreachable(missing)
         log.info("kafka connected", servers=self._servers, topics=len(names))
 

@@ -145,9 +145,10 @@ class RabbitMQSink:
 
     # -- publishing -----------------------------------------------------------------------------------------------
 
-    def _properties(self, event: Event) -> pika.BasicProperties:
+    def _properties(self, event: Event, *, parked: bool = False) -> pika.BasicProperties:
         headers: dict[str, Any] = dict(event.headers)
-        if self._by_subscription and event.subscription_ids:
+        # Further keys would count for the default exchange too: as names of queues that are nobody's.
+        if self._by_subscription and event.subscription_ids and not parked:
             headers["CC"] = list(event.subscription_ids)
         return pika.BasicProperties(
             content_type="application/json",
@@ -184,7 +185,7 @@ class RabbitMQSink:
         for message in self._again:
             if self._window.is_full:
                 break
-            self._publish(channel, message, self._properties(message.event))
+            self._publish(channel, message, self._properties(message.event, parked=message.parked))
             count += 1
         del self._again[:count]
 

@@ -25,6 +25,10 @@ _CLOSING_SECONDS: Final = 0.2
 _NOT_ALLOWED: Final = 530
 _BROKEN: Final = {501, 502, 503, 504, 505}
 """What the broker says of a client that breaks the protocol."""
+_STEADY_SECONDS: Final = 30.0
+"""A connection that lasted so long was in order."""
+_WRONG_CERTIFICATE: Final = "CERTIFICATE_VERIFY_FAILED"
+_INNERMOST: Final = re.compile(r"last exception - (?:AMQP\w+: )?(.*?); first exception", re.DOTALL)
 _IN_TEXT: Final = re.compile(r"ConnectionClosedByBroker: \((\d+)\) ['\"](.*?)['\"](?:['\"],)?\)*$")
 
 
@@ -84,6 +88,7 @@ class Link:
         self._is_blocked = False
         self._backoff = Backoff()
         self._not_before = 0.0
+        self._open_since = float("inf")
 
     @property
     def place(self) -> str:
@@ -149,6 +154,7 @@ class Link:
     def _on_open(self, connection: Any) -> None:
         log.info("rabbitmq connected", server=self.place)
         self._is_blocked = False
+        self._open_since = time.monotonic()
         connection.add_on_connection_blocked_callback(self._on_blocked)
         connection.add_on_connection_unblocked_callback(self._on_unblocked)
         self._topology.forget()
@@ -208,10 +214,18 @@ class Link:
         self._topology.detach()
         code, text = _told(reason)
         self._on_lost(0, text)
+        if time.monotonic() - self._open_since > _STEADY_SECONDS:
+            self._backoff.reset()
+        self._open_since = float("inf")
         if code in {ACCESS_REFUSED, _NOT_ALLOWED}:
             self.failure = self.failure or SinkRefused(
                 f"RabbitMQ at {self.place} refuses the login: {text}. What to do: check user, password and vhost in"
                 " sink.rabbitmq.url, and the user's permissions"
+            )
+        elif _WRONG_CERTIFICATE in text:
+            self.failure = self.failure or SinkRefused(
+                f"the certificate of RabbitMQ at {self.place} is not to be trusted: {text}. What to do: name its authority"
+                " by ssl_options in sink.rabbitmq.url, or correct the host's name"
             )
         elif code in _BROKEN:
             self.failure = self.failure or SinkRefused(
@@ -240,4 +254,6 @@ def _told(reason: BaseException) -> tuple[int, str]:
     text = str(reason) or repr(reason)
     if inner := _IN_TEXT.search(text.strip()):
         return int(inner[1]), inner[2]
+    if innermost := _INNERMOST.search(text):
+        return 0, innermost[1]
     return 0, text
