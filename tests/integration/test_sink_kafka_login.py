@@ -1,0 +1,142 @@
+"""The Kafka sink and a broker that asks who it is, and what it may do."""
+
+import pathlib
+import shutil
+import tempfile
+from collections.abc import Iterator
+
+import pytest
+from confluent_kafka.admin import (
+    AclBinding,
+    AclOperation,
+    AclPermissionType,
+    ResourcePatternType,
+    ResourceType,
+)
+from confluent_kafka.cimpl import NewTopic
+
+from bridge.cluster import free_port
+from bridge.config import CreateTopics
+from bridge.config import Kafka as KafkaConfig
+from bridge.errors import SinkRefused
+from bridge.sinks.kafka import KafkaSink
+from tests.integration.sinks import TABLE, Driver, an_event
+from tests.servers.kafka import Kafka
+from tests.servers.waiting import wait_until
+
+SECURED = """
+authorizer.class.name=org.apache.kafka.metadata.authorizer.StandardAuthorizer
+super.users=User:ANONYMOUS
+sasl.enabled.mechanisms=PLAIN
+listener.name.asking.plain.sasl.jaas.config=\\
+  org.apache.kafka.common.security.plain.PlainLoginModule required user_bridge="right";
+"""
+
+
+class AskingKafka(Kafka):
+    """With a second listener, where a login is needed; who comes by the first may do all."""
+
+    def __init__(self, home: pathlib.Path) -> None:
+        super().__init__(home)
+        path = home / "server.properties"
+        asking = free_port()
+        self.asking = f"127.0.0.1:{asking}"
+        settings = path.read_text(encoding="utf-8").replace(
+            f"PLAINTEXT://{self.servers}", f"PLAINTEXT://{self.servers},ASKING://{self.asking}"
+        )
+        settings = settings.replace("protocol.map=", "protocol.map=ASKING:SASL_PLAINTEXT,")
+        path.write_text(settings + SECURED, encoding="utf-8")
+
+    def allow(self, topic: str, *operations: AclOperation) -> None:
+        """Let the login do these to topics whose names begin so."""
+        acls = [
+            AclBinding(
+                ResourceType.TOPIC,
+                topic,
+                ResourcePatternType.PREFIXED,
+                "User:bridge",
+                "*",
+                each,
+                AclPermissionType.ALLOW,
+            )
+            for each in operations
+        ]
+        admin = self.admin
+        for future in admin.create_acls(acls).values():
+            future.result(10)
+
+
+@pytest.fixture(scope="module")
+def asking() -> Iterator[AskingKafka]:
+    home = pathlib.Path(tempfile.mkdtemp(prefix="walrus-bridge-kafka-"))
+    server = AskingKafka(home)
+    try:
+        server.start()
+        yield server
+    finally:
+        server.kill()
+        shutil.rmtree(home, ignore_errors=True)
+
+
+def driver(server: AskingKafka, prefix: str, password: str = "right", *, create: bool = True) -> Driver:
+    client = {
+        "bootstrap.servers": server.asking,
+        "security.protocol": "SASL_PLAINTEXT",
+        "sasl.mechanism": "PLAIN",
+        "sasl.username": "bridge",
+        "sasl.password": password,
+    }
+    config = KafkaConfig(prefix=prefix, client=client, create_topics=CreateTopics() if create else None)
+    return Driver(KafkaSink(config))
+
+
+def test_a_wrong_password_is_refused_at_once(asking: AskingKafka, prefix: str) -> None:
+    made = driver(asking, prefix, "hush-hush")
+
+    with pytest.raises(
+        SinkRefused, match=f"Kafka at {asking.asking} refuses the connection: .*[Aa]uthentication"
+    ) as raised:
+        made.sink.open([TABLE])
+
+    assert "hush" not in str(raised.value)
+    made.sink.close()
+
+
+def test_a_login_that_may_not_see_its_topics_says_what_it_needs(asking: AskingKafka, prefix: str) -> None:
+    made = driver(asking, prefix)
+
+    with pytest.raises(SinkRefused, match=f"does not let this login use or create topic {prefix}.* Describe and Write"):
+        made.sink.open([TABLE])
+
+    made.sink.close()
+
+
+def test_a_login_that_may_create_and_write_needs_no_more(asking: AskingKafka, prefix: str) -> None:
+    asking.allow(prefix, AclOperation.CREATE, AclOperation.DESCRIBE, AclOperation.WRITE)
+    made = driver(asking, prefix)
+
+    made.sink.open([TABLE])
+    made.send(an_event())
+    made.drain()
+
+    assert len(asking.read(f"{prefix}public.book")) == 1
+    made.sink.close()
+
+
+def test_a_login_that_may_not_write_is_told_when_it_does(asking: AskingKafka, prefix: str) -> None:
+    admin = asking.admin
+    for future in admin.create_topics(
+        [NewTopic(f"{prefix}{name}", 1, 1) for name in ("public.book", "dead-letter")]
+    ).values():
+        future.result(10)
+    asking.allow(prefix, AclOperation.DESCRIBE)
+    made = driver(asking, prefix, create=False)
+    wait_until(lambda: set(asking.topics()) >= {f"{prefix}public.book", f"{prefix}dead-letter"}, "topics")
+
+    made.sink.open([TABLE])
+    with pytest.raises(SinkRefused, match=r"What to do: grant the login Write on (the topic|its topics)"):
+        made.send(an_event())
+        made.drain()
+
+    assert made.in_flight == 1
+    made.sink.close()
