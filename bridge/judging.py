@@ -78,7 +78,7 @@ class Judging:
         PoisonError where `on_failure: stop` meets a change that can never succeed.
         """
         changes = [message for message in messages if isinstance(message, Change)]
-        if not len(self._subscriptions) and not any(map(is_subscription_change, changes)):
+        if not (len(self._subscriptions) or self._pending or any(map(is_subscription_change, changes))):
             changes = []
         if not changes:
             return [step for step in self._match(messages, {}, ()) if isinstance(step, Commit)]

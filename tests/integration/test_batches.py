@@ -1,0 +1,95 @@
+"""Where the socket's batches end never matters: one message at a time gives the events that all at once give."""
+
+from collections.abc import Iterable, Sequence
+
+import pytest
+
+from bridge.audience import Audiences
+from bridge.catalog import SETTINGS as CATALOG_SETTINGS
+from bridge.catalog import Catalog
+from bridge.change import Message
+from bridge.event import Event
+from bridge.filtering import Filtering
+from bridge.filters import Comparer
+from bridge.judging import Judging, Output
+from bridge.lsn import Identity
+from bridge.rls import SETTINGS as JUDGING_SETTINGS
+from bridge.rls import Judge
+from bridge.securing import Securing
+from bridge.sql import connect
+from bridge.subscriptions import Subscriptions
+from bridge.valuemaker import ValueMaker
+from bridge.writer import EventWriter
+from tests.servers.postgres import Database
+from tests.streams import Streams
+
+SETUP = """
+create table note (id int primary key, owner text, tags text[]);
+grant select on note to anon;
+alter table note enable row level security;
+create policy mine on note to anon using (owner = auth.jwt() ->> 'sub');
+"""
+# Each line is a transaction.
+STORY = """
+insert into realtime.subscription (subscription_id, entity, claims) values (gen_random_uuid(), 'note', '{"role": "anon", "sub": "a"}')
+insert into note values (1, 'a', '{x}')
+insert into note values (2, 'b', '{y}')
+insert into realtime.subscription (subscription_id, entity, claims) values (gen_random_uuid(), 'note', '{"role": "anon", "sub": "b"}'); insert into note values (3, 'b', null)
+insert into note values (4, 'b', null), (5, 'a', null)
+update note set tags = '{z}' where id < 4
+create table later (id int primary key); insert into realtime.subscription (subscription_id, entity, claims) values (gen_random_uuid(), 'later', '{"role": "postgres"}')
+insert into later values (1)
+delete from realtime.subscription where claims ->> 'sub' = 'a'
+insert into note values (6, 'a', null), (7, 'b', null)
+delete from note where id = 7
+truncate realtime.subscription
+insert into note values (8, 'b', null)
+"""
+
+
+def events(database: Database, plugin: str, batches: Iterable[Sequence[Message]]) -> list[Event]:
+    """What the stages make of these batches, from no subscriptions on."""
+    codec = Streams.CODECS[plugin]
+    with connect(database.dsn, CATALOG_SETTINGS) as source, connect(database.dsn, JUDGING_SETTINGS) as judge:
+        catalog = Catalog(source)
+        audiences = Audiences(
+            catalog,
+            Filtering(Comparer(source), codec),
+            Securing(Judge(judge), codec, current=False, lossy=plugin == "wal2json"),
+        )
+        judging = Judging(
+            (source, judge),
+            catalog,
+            audiences,
+            ValueMaker(source, codec, 1 << 20),
+            Subscriptions(),
+            codec,
+            EventWriter(Identity("7000", 1)),
+            stop_on_failure=False,
+            leave=False,
+            wait=lambda _: None,
+        )
+        outputs: list[Output] = [output for batch in batches for output in judging.process(batch)]
+    return [output for output in outputs if isinstance(output, Event)]
+
+
+@pytest.mark.parametrize("plugin", ["wal2json", "pgoutput"])
+def test_events_do_not_depend_on_where_batches_end(database: Database, plugin: str) -> None:
+    database.execute(SETUP)
+    with Streams(database, [plugin]) as streams:
+        for transaction in STORY.strip().split("\n"):
+            with database.connection.transaction():
+                database.execute(transaction)
+        messages = streams.take(plugin)
+
+    whole = events(database, plugin, [messages])
+
+    assert [event.id.split("/", 4)[4] for event in whole] == [
+        *["public.note/anon"] * 3,  # 1; then 4 and 5: who subscribes in a transaction does not see that transaction
+        *["public.note/anon"] * 3,  # the update
+        "public.later/postgres",
+        *["public.note/anon"] * 2,  # 7, and its DELETE
+    ]
+    assert events(database, plugin, [[message] for message in messages]) == whole
+    for cut in range(1, len(messages)):
+        assert events(database, plugin, [messages[:cut], messages[cut:]]) == whole, f"cut at {cut}"
