@@ -92,4 +92,7 @@ def test_events_do_not_depend_on_where_batches_end(database: Database, plugin: s
     ]
     assert events(database, plugin, [[message] for message in messages]) == whole
     for cut in range(1, len(messages)):
-        assert events(database, plugin, [messages[:cut], messages[cut:]]) == whole, f"cut at {cut}"
+        # Three batches, for what a batch holds may hide what an earlier one has left over.
+        for end in (cut + 1, cut + 3, cut + 5):
+            batches = [messages[:cut], messages[cut:end], messages[end:]]
+            assert events(database, plugin, batches) == whole, f"cut at {cut} and {end}"
