@@ -8,15 +8,17 @@ One process, one loop, one owner for each connection. A batch is what the socket
 source and the sink reconnect apart: the sink by itself, the source here.
 """
 
+import contextlib
 import random
 import select
 import time
 from collections import deque
+from collections.abc import Callable
 
 import structlog
 
 from bridge.change import Commit
-from bridge.checkpoint import Checkpoint
+from bridge.checkpoint import Checkpoint, Ticket
 from bridge.errors import PoisonError, SinkRefused, SlotActive, SlotError, Transient, Undelivered
 from bridge.event import Event, rejected_letter, shrunk
 from bridge.health import Health
@@ -35,6 +37,9 @@ STATUS_MOVED_SECONDS = 0.01
 """And this soon after the confirmable LSN moved: a late one multiplies duplicates after a kill."""
 PROGRESS_SECONDS = 60.0
 DRAIN_SECONDS = 20.0
+"""After a signal: how long the broker has to acknowledge what was read."""
+QUERY_PATIENCE_SECONDS = 2.0
+"""And how long a query has to answer."""
 OWN_WALSENDER_SECONDS = 5.0
 """How long a walsender of a bridge that was killed may hold the slot at the start."""
 LONGEST_PAUSE_SECONDS = 30.0
@@ -72,19 +77,21 @@ class Pipeline:
         self._heartbeat_at = 0.0
         self._progress_at = time.monotonic()
         self._events = 0
-        self._walsender_pid = 0
 
     def run(self) -> None:
-        session = self._open(first=True)
         try:
+            session = self._open(first=True)
             while not self._stop.requested:
                 try:
                     self._stream(session)
                 except Transient as error:
                     session = self._reconnect(session, error)
         except Stopping:
-            pass
-        finally:
+            self._leave()
+        except BaseException:
+            self._close()
+            raise
+        else:
             self._leave()
 
     def _stream(self, session: Session) -> None:
@@ -111,9 +118,14 @@ class Pipeline:
     def _send(self, event: Event) -> None:
         """Hand the event to the sink; while it is full, all else goes on but reading."""
         self._events += 1
-        while not self._sink.send(event, self._checkpoint.current):
-            self._tick(0.005)
+        self._hand_over(event, self._checkpoint.current)
         self._bury_rejections()
+
+    def _hand_over(self, event: Event, ticket: Ticket) -> None:
+        while not self._sink.send(event, ticket):
+            if self._stop.requested_for(DRAIN_SECONDS):
+                raise Stopping
+            self._tick(0.005)
 
     def _bury_rejections(self) -> None:
         """What the broker can never take goes smaller, as error 413, or else as a dead letter: under the same ticket,
@@ -131,8 +143,7 @@ class Pipeline:
                     raise PoisonError(f"event {event.id} can never be delivered: {rejection.reason}")
                 instead = rejected_letter(event, rejection.reason)
                 log.warning("event quarantined", id=event.id, reason=rejection.reason)
-            while not self._sink.send(instead, rejection.ticket):
-                self._tick(0.005)
+            self._hand_over(instead, rejection.ticket)
             rejection.ticket.acknowledge(event.size)
 
     def _tick(self, seconds: float = 0.0) -> None:
@@ -161,7 +172,7 @@ class Pipeline:
 
     def _waiting(self) -> None:
         """Called while a query waits for its answer."""
-        if self._stop.requested:
+        if self._stop.requested_for(QUERY_PATIENCE_SECONDS):
             raise Stopping
         self._tick()
 
@@ -169,7 +180,9 @@ class Pipeline:
         """Sleep, but for what must go on."""
         end = time.monotonic() + seconds
         while True:
-            self._waiting()
+            if self._stop.requested:
+                raise Stopping
+            self._tick()
             left = end - time.monotonic()
             if left <= 0:
                 return
@@ -218,19 +231,22 @@ class Pipeline:
         self._checkpoint = Checkpoint(confirmed)
         self._status_sent, self._status_at = 0, 0.0
         self._heartbeat_at = time.monotonic()
-        self._walsender_pid = session.stream.backend_pid
         self._session = session
         self._health.streaming = True
         return session
 
     def _wait_for_slot(self, session: Session, *, first: bool) -> Slot:
         end = time.monotonic() + OWN_WALSENDER_SECONDS
+        said = False
         while True:
             try:
                 return session.find_slot(may_create=first, accept_gap=self._settings.accept_gap)
-            except SlotActive:
+            except SlotActive as active:
                 if not self._settings.wait and time.monotonic() > end:
                     raise
+                if not said:
+                    said = True
+                    log.info("waiting for the slot", reason=str(active))
             self._pause(0.2)
 
     def _reconnect(self, session: Session, error: Transient) -> Session:
@@ -263,18 +279,31 @@ class Pipeline:
         try:
             self._drain()
         finally:
+            self._close()
+
+    def _close(self) -> None:
+        session, self._session = self._session, None
+        if session is not None:
+            session.close()
+        self._sink.close()
+
+    def _last_words(self, say: Callable[[], None]) -> None:
+        """With PostgreSQL away the broker still gets what was read; it cannot be confirmed, so it comes again."""
+        try:
+            say()
+        except Transient as error:
+            log.warning("the last position cannot be confirmed", reason=str(error))
             session, self._session = self._session, None
             if session is not None:
                 session.close()
-            self._sink.close()
 
     def _drain(self) -> None:
-        end = time.monotonic() + DRAIN_SECONDS
-        while self._checkpoint.in_flight_events and time.monotonic() < end:
-            self._bury_rejections()
-            self._tick(0.02)
+        while self._checkpoint.in_flight_events and not self._stop.requested_for(DRAIN_SECONDS):
+            with contextlib.suppress(Stopping):
+                self._bury_rejections()
+            self._last_words(lambda: self._tick(0.02))
         confirmed = self._checkpoint.advance()
-        self._confirm(confirmed, time.monotonic())
+        self._last_words(lambda: self._confirm(confirmed, time.monotonic()))
         log.info("stopped", confirmed=format_lsn(confirmed), in_flight=self._checkpoint.in_flight_events)
         if self._checkpoint.in_flight_events:
             raise Undelivered(

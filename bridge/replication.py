@@ -59,10 +59,6 @@ class ReplicationStream:
     def fileno(self) -> int:
         return self._pgconn.socket
 
-    @property
-    def backend_pid(self) -> int:
-        return self._pgconn.backend_pid
-
     def identify(self) -> Identity:
         row = self._rows("IDENTIFY_SYSTEM")[0]
         system_identifier, timeline = row[0], int(row[1])

@@ -115,6 +115,7 @@ def conninfo_with(conninfo: str, settings: dict[str, str], **parameters: str) ->
         "fallback_application_name": APPLICATION_NAME,
         "keepalives_idle": 30,
         "keepalives_interval": 10,
+        "tcp_user_timeout": 60_000,
         **given,
         "client_encoding": "UTF8",
         "options": f"{given.get('options') or ''} {options_of(settings)}".strip(),

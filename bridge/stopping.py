@@ -3,6 +3,7 @@
 import os
 import signal
 import socket
+import time
 from types import FrameType, TracebackType
 from typing import Self
 
@@ -15,10 +16,19 @@ class StopSignal:
     """Within the `with` block, `requested` tells whether a signal came, and `fileno` is readable from then on."""
 
     def __init__(self) -> None:
-        self.requested = False
+        self.requested_at: float | None = None
+        """time.monotonic() of the first signal."""
         self._reader, self._writer = socket.socketpair()
         self._writer.setblocking(False)
         self._reader.setblocking(False)
+
+    @property
+    def requested(self) -> bool:
+        return self.requested_at is not None
+
+    def requested_for(self, seconds: float) -> bool:
+        """Whether the first signal came at least so long ago."""
+        return self.requested_at is not None and time.monotonic() - self.requested_at >= seconds
 
     def fileno(self) -> int:
         return self._reader.fileno()
@@ -40,4 +50,4 @@ class StopSignal:
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if self.requested:
             os._exit(128 + number)
-        self.requested = True
+        self.requested_at = time.monotonic()
