@@ -74,8 +74,10 @@ cache=$PWD/.cache
 
 fetch() { # fetch WHAT MAVEN-ARGUMENT…
   echo "fetching $1"
-  if ! mvn -q -B -Dstyle.color=never "${@:2}" </dev/null; then
-    echo "Maven cannot fetch $1: see its words above. It needs a way to Maven Central, or a mirror in settings.xml" >&2
+  local said
+  if ! said=$(mvn -q -B -Dstyle.color=never "${@:2}" </dev/null 2>&1); then
+    echo "$said" >&2
+    echo "Maven cannot fetch $1. It needs a way to Maven Central, or a mirror in ~/.m2/settings.xml." >&2
     exit 1
   fi
 }
