@@ -82,6 +82,10 @@ class Cluster:
         self._data = self._home / "data"
 
     @property
+    def has_wal2json(self) -> bool:
+        return _has_wal2json(self.binaries)
+
+    @property
     def log(self) -> str:
         path = self._home / "log"
         return path.read_text(errors="replace") if path.exists() else ""

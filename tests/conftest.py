@@ -3,6 +3,7 @@
 import itertools
 import pathlib
 import shutil
+import signal
 import tempfile
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -21,10 +22,49 @@ TEMPLATE = "template_bridge"
 _numbers = itertools.count(1)
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--postgres",
+        metavar="VERSION",
+        help="run on .cache/postgres/VERSION, which has pgoutput and no wal2json: the tests that need it are left out",
+    )
+
+
+def pytest_configure() -> None:
+    # As Ctrl-C does, so that the fixtures end their servers.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """With --postgres, only the tests that a server's version may matter to, and that can do without wal2json."""
+    if config.getoption("--postgres"):
+        kept = [item for item in items if item.get_closest_marker("versions") and not _needs_wal2json(item)]
+        config.hook.pytest_deselected(items=[item for item in items if item not in kept])
+        items[:] = kept
+
+
+def _needs_wal2json(item: pytest.Item) -> bool:
+    parameters = getattr(item, "callspec", None)
+    asked_for = parameters is not None and parameters.params.get("plugin") == "wal2json"
+    return asked_for or item.get_closest_marker("wal2json") is not None
+
+
 @pytest.fixture(scope="session")
-def cluster() -> Iterator[Cluster]:
+def binaries(request: pytest.FixtureRequest) -> pathlib.Path | None:
+    """The folder of the PostgreSQL programs; None: those of this machine."""
+    version = request.config.getoption("--postgres")
+    if version is None:
+        return None
+    folder = pathlib.Path(__file__).parents[1] / ".cache" / "postgres" / version / "bin"
+    if not (folder / "postgres").exists():
+        raise RuntimeError(f"PostgreSQL {version} is not in {folder}. What to do: make test-versions fetches it")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def cluster(binaries: pathlib.Path | None) -> Iterator[Cluster]:
     """A PostgreSQL server."""
-    with temporary_cluster() as running:
+    with temporary_cluster(binaries) as running:
         yield running
 
 

@@ -18,17 +18,22 @@ from bridge.errors import Exit
 from tests.servers.postgres import Database
 from tests.servers.waiting import wait_until
 
+pytestmark = pytest.mark.versions
 PLUGINS = ["wal2json", "pgoutput"]
 
 
-def config(database: Database, plugin: str = "wal2json", **sections: Any) -> dict[str, Any]:
+def config(database: Database, plugin: str | None = None, **sections: Any) -> dict[str, Any]:
+    """For stdout; the publication, where the plugin wants one, is made."""
+    plugin = plugin or database.plugins[0]
     source: dict[str, Any] = {"connection": database.dsn, "slot": database.slot, "plugin": plugin}
     if plugin == "pgoutput":
+        database.execute("drop publication if exists everything")
         source["publication"] = "everything"
         database.execute("create publication everything for all tables")
     return {"source": source, "sink": {"stdout": {}}, "http": {"listen": None}, **sections}
 
 
+@pytest.mark.wal2json
 def test_the_original_try_it_out(dsn: str, bridge: Any) -> None:
     # An empty database: the bridge applies its migrations and makes the slot.
     running = bridge(arguments=("run", f"--connection={dsn}", f"--slot=try_{os.getpid()}"))
@@ -65,27 +70,20 @@ def test_the_original_try_it_out(dsn: str, bridge: Any) -> None:
 def test_what_was_delivered_before_a_stop_does_not_come_again(database: Database, bridge: Any, plugin: str) -> None:
     database.execute("create table note (id int primary key)")
     database.subscribe("note")
-    first = bridge(config=config(database, plugin))
+    settings = config(database, plugin)
+    first = bridge(config=settings)
     first.wait_until_streaming()
     database.execute("insert into note values (1)")
     first.wait_for_events(1)
     assert first.stop() == Exit.OK
     database.execute("insert into note values (2)")
 
-    second = bridge(config=config_of_running(database, plugin))
+    second = bridge(config=settings)
 
     second.wait_for_events(1)
     database.wait_until_confirmed()
     assert [event["wal"]["record"]["id"] for event in second.events] == [2]
     assert second.stop() == Exit.OK
-
-
-def config_of_running(database: Database, plugin: str) -> dict[str, Any]:
-    """As `config`, where the publication is there already."""
-    source = {"connection": database.dsn, "slot": database.slot, "plugin": plugin}
-    if plugin == "pgoutput":
-        source["publication"] = "everything"
-    return {"source": source, "sink": {"stdout": {}}, "http": {"listen": None}}
 
 
 def test_a_killed_bridge_loses_nothing(database: Database, bridge: Any) -> None:
@@ -128,8 +126,10 @@ def test_an_open_transaction_is_not_confirmed_and_comes_whole(database: Database
     assert [event["wal"]["record"]["id"] for event in running.events] == [2, 1, 3]
 
 
-def test_the_bridge_survives_a_terminated_walsender_and_a_restarted_server(bridge: Any) -> None:
-    with temporary_cluster() as cluster:
+def test_the_bridge_survives_a_terminated_walsender_and_a_restarted_server(
+    binaries: pathlib.Path | None, bridge: Any
+) -> None:
+    with temporary_cluster(binaries) as cluster:
         migrations.deploy(cluster.dsn())
         with psycopg.connect(cluster.dsn(), autocommit=True) as connection:
             connection.execute("create table note (id int primary key)")
@@ -137,7 +137,11 @@ def test_the_bridge_survives_a_terminated_walsender_and_a_restarted_server(bridg
                 "insert into realtime.subscription (subscription_id, entity, claims)"
                 " values (gen_random_uuid(), 'note', '{\"role\": \"postgres\"}')"
             )
-        running = bridge(arguments=("run", f"--connection={cluster.dsn()}"))
+            connection.execute("create publication everything for all tables")
+        source = {"connection": cluster.dsn(), "plugin": "wal2json"}
+        if not cluster.has_wal2json:
+            source |= {"plugin": "pgoutput", "publication": "everything"}
+        running = bridge(config={"source": source, "sink": {"stdout": {}}, "http": {"listen": None}})
         running.wait_until_streaming(1)
         with psycopg.connect(cluster.dsn(), autocommit=True) as connection:
             connection.execute("select pg_terminate_backend(pid) from pg_stat_replication")
@@ -205,7 +209,8 @@ def test_a_slot_dropped_and_made_anew_behind_its_back_is_a_gap(database: Databas
     database.execute("create table filler (t text)")
     for _ in range(8):
         database.execute("insert into filler select repeat('x', 900) from generate_series(1, 12000)")
-    database.execute("select pg_create_logical_replication_slot(%s, 'wal2json')", (database.slot,))
+    plugin = settings["source"]["plugin"]
+    database.execute("select pg_create_logical_replication_slot(%s, %s)", (database.slot, plugin))
     third = bridge(config=settings)
     assert third.wait() == Exit.GAP
     assert "re-created or moved" in third.stderr
@@ -236,7 +241,7 @@ def test_tables_left_out_are_not_streamed(database: Database, bridge: Any) -> No
     database.execute("create table note (id int primary key); create table secret (id int primary key)")
     database.subscribe("note")
     database.subscribe("secret")
-    for number, plugin in enumerate(PLUGINS):
+    for number, plugin in enumerate(database.plugins):
         settings = config(database, plugin)
         settings["source"] |= {
             "tables": {"include": ["public.*"], "exclude": ["*.secret"]},

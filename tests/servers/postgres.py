@@ -38,6 +38,11 @@ class Database:
         self.dsn = cluster.dsn(name)
         self.connection = psycopg.connect(self.dsn, autocommit=True)
 
+    @property
+    def plugins(self) -> list[str]:
+        """The output plugins that this server has."""
+        return ["wal2json", "pgoutput"] if self.cluster.has_wal2json else ["pgoutput"]
+
     def execute(self, query: Any, parameters: Any = None) -> list[tuple[Any, ...]]:
         """Run it as a superuser; the rows, if there are any."""
         cursor = self.connection.execute(query, parameters)

@@ -143,7 +143,10 @@ def test_a_wrong_key_is_named_with_its_line_and_what_to_do(text: str, says: str)
         ("sink: {kafka: {topic: '{schema'}}", "sink.kafka.topic: '{schema' is no template"),
         ("sink: {kafka: {topic: 'all'}}", "sink.kafka.topic: 'all' lacks {schema}"),
         ("sink: {kafka: {topic: '{schema}'}}", "sink.kafka.topic: '{schema}' lacks {table}"),
-        ("sink: {kafka: {topic: '{schema!r}.{table}'}}", "sink.kafka.topic: '{schema!r}.{table}' has an"),
+        (
+            "sink: {kafka: {topic: '{schema!r}.{table}'}}",
+            "sink.kafka.topic: '{schema!r}.{table}' has a field with a format of its own",
+        ),
         ("sink: {kafka: {client: {acks: [1]}}}", "sink.kafka.client.acks: expected true or false or a whole number"),
         ("sink: {kafka: {client: {acks: all}}}", "sink.kafka.client: bootstrap.servers is missing"),
         ("sink: {kafka: {create_topics: {partitions: 0}}}", "create_topics.partitions: expected a whole number >= 1"),
