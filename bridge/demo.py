@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import pathlib
 import select
 import signal
@@ -28,6 +29,7 @@ _SECONDS = 60.0
 
 def run_demo() -> None:
     """Raises BridgeError, with the bridge's own words, where a step fails."""
+    _forget_other_work()
     steps = _Steps()
     steps.say("starting a temporary PostgreSQL")
     with temporary_cluster() as cluster, tempfile.TemporaryDirectory(prefix="walrus-bridge-demo-") as folder:
@@ -45,12 +47,16 @@ def run_demo() -> None:
             click.echo(json.dumps(json.loads(event), indent=2, ensure_ascii=False))
             _wait_until_confirmed(cluster, process, log)
             steps.done("printed, therefore confirmed: the slot has moved past it")
-            process.send_signal(signal.SIGTERM)
-            status = process.wait(_SECONDS)
-            if status:
-                raise _failed(f"the bridge ended with {status}", log)
+            _stop(process, log)
         steps.done("the bridge stopped cleanly")
     steps.done("all removed again")
+
+
+def _forget_other_work() -> None:
+    """Options and connections that the user has set in the environment are not for the demo."""
+    for name in list(os.environ):
+        if name.startswith(("WALRUS_BRIDGE_", "PG")) and name != "PG_BIN":
+            del os.environ[name]
 
 
 class _Steps:
@@ -121,6 +127,16 @@ def _read_line(process: subprocess.Popen[bytes], log: pathlib.Path) -> bytes:
     if not line:
         raise _failed("no event came", log)
     return line
+
+
+def _stop(process: subprocess.Popen[bytes], log: pathlib.Path) -> None:
+    process.send_signal(signal.SIGTERM)
+    try:
+        status = process.wait(_SECONDS)
+    except subprocess.TimeoutExpired as error:
+        raise _failed(f"the bridge does not stop within {_SECONDS:.0f} s", log) from error
+    if status:
+        raise _failed(f"the bridge ended with {status}", log)
 
 
 def _failed(what: str, log: pathlib.Path) -> BridgeError:
