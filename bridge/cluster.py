@@ -128,15 +128,22 @@ class Cluster:
     def _call(self, program: str, *arguments: str) -> str:
         # Output goes to a file: the server that pg_ctl leaves behind would keep a pipe open.
         with tempfile.TemporaryFile() as output:
-            done = subprocess.run(
-                [self.binaries / program, *arguments],
-                cwd=self._home,
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                check=False,
-                **self._account,
-            )
+            try:
+                done = subprocess.run(
+                    [self.binaries / program, *arguments],
+                    cwd=self._home,
+                    stdin=subprocess.DEVNULL,
+                    stdout=output,
+                    stderr=subprocess.STDOUT,
+                    check=False,
+                    **self._account,
+                )
+            except OSError as error:
+                account = self._account.get("user", "you")
+                raise SourceUnreachable(
+                    f"{self.binaries / program} cannot be run as {account}: {error.strerror}. What to do: let {account}"
+                    " read and run it, or set PG_BIN to the folder of other initdb, pg_ctl and postgres"
+                ) from error
             output.seek(0)
             text = output.read().decode(errors="replace")
         if done.returncode:

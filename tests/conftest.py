@@ -50,15 +50,21 @@ def _needs_wal2json(item: pytest.Item) -> bool:
 
 
 @pytest.fixture(scope="session")
-def binaries(request: pytest.FixtureRequest) -> pathlib.Path | None:
+def binaries(request: pytest.FixtureRequest) -> Iterator[pathlib.Path | None]:
     """The folder of the PostgreSQL programs; None: those of this machine."""
     version = request.config.getoption("--postgres")
     if version is None:
-        return None
-    folder = pathlib.Path(__file__).parents[1] / ".cache" / "postgres" / version / "bin"
-    if not (folder / "postgres").exists():
+        yield None
+        return
+    folder = pathlib.Path(__file__).parents[1] / ".cache" / "postgres" / version
+    if not (folder / "bin" / "postgres").exists():
         raise RuntimeError(f"PostgreSQL {version} is not in {folder}. What to do: make test-versions fetches it")
-    return folder
+    with tempfile.TemporaryDirectory(prefix="walrus-bridge-bin-") as home:
+        # A checkout may be where the account that PostgreSQL runs as does not get.
+        copy = pathlib.Path(home, version)
+        shutil.copytree(folder, copy, symlinks=True)
+        pathlib.Path(home).chmod(0o755)
+        yield copy / "bin"
 
 
 @pytest.fixture(scope="session")
