@@ -45,7 +45,8 @@ class BridgeProcess:
         assert self.process.stdout is not None
         with self.process.stdout as lines:
             for line in lines:
-                self.events.append(json.loads(line))
+                if line.endswith(b"\n"):  # a kill may cut the last one
+                    self.events.append(json.loads(line))
 
     @property
     def stderr(self) -> str:
