@@ -68,6 +68,8 @@ if ((${#packages[@]})); then
   "${root[@]}" apt-get update -qq </dev/null || cannot "apt-get update failed"
   "${root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${packages[@]}" \
     </dev/null >/dev/null || cannot "apt-get install failed"
+  # A new Java learns only now of certificates of the machine's own, a proxy's for example.
+  [[ " ${packages[*]} " != *jre* ]] || "${root[@]}" update-ca-certificates >/dev/null 2>&1
 fi
 
 cache=$PWD/.cache
