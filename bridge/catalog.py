@@ -81,7 +81,7 @@ order by a.attnum
 """
 
 _TABLE = """
-select s.nspname, c.relname, c.relreplident,
+select s.nspname, c.relname, c.relreplident, c.relkind = 'p',
   array(select p.relid::oid from pg_partition_ancestors(c.oid) with ordinality as p (relid, n)
         where p.relid <> c.oid order by p.n),
   (select array_agg(a.attname::text order by k.n)
@@ -109,14 +109,16 @@ select w.n, r.rolname, c.relrowsecurity, f.subject, has_schema_privilege(r.oid, 
   array(select a.attname::text from pg_attribute a
         where a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped
           and has_column_privilege(r.oid, c.oid, a.attnum, 'SELECT')),
+  has_table_privilege(r.oid, c.oid, 'SELECT'),
   case when f.subject then
     (select json_agg(json_build_array(p.polname, p.polpermissive, pg_get_expr(p.polqual, p.polrelid),
         array(select a.attname from pg_depend d join pg_attribute a on a.attrelid = c.oid and a.attnum = d.refobjsubid
               where d.classid = 'pg_policy'::regclass and d.objid = p.oid and d.refclassid = 'pg_class'::regclass
                 and d.refobjid = c.oid and d.refobjsubid > 0),
         p.polqual::text ~ ':varattno 0 ',
-        exists (select from pg_depend d where d.classid = 'pg_policy'::regclass and d.objid = p.oid
-                and d.refclassid = 'pg_class'::regclass and d.refobjid = c.oid and d.refobjsubid < 0))
+        array(select a.attname from pg_depend d join pg_attribute a on a.attrelid = c.oid and a.attnum = d.refobjsubid
+              where d.classid = 'pg_policy'::regclass and d.objid = p.oid and d.refclassid = 'pg_class'::regclass
+                and d.refobjid = c.oid and d.refobjsubid < 0))
         order by p.polname)
      from pg_policy p
      where p.polrelid = c.oid and p.polcmd in ('*', 'r') and p.polqual is not null
@@ -201,16 +203,17 @@ class Catalog:
                 subject,
                 usage,
                 frozenset(columns if usage else ()),
+                usage and whole_table,
                 tuple(
-                    Policy(name, permissive, expression, frozenset(used), whole, system)
+                    Policy(name, permissive, expression, frozenset(used), whole, frozenset(system))
                     for name, permissive, expression, used, whole, system in policies or ()
                 ),
             )
-            for n, role, enabled, subject, usage, columns, policies in rows
+            for n, role, enabled, subject, usage, columns, whole_table, policies in rows
         }
 
     def _describe(self, oid: int) -> Table:
-        schema, name, identity, ancestors, key, equals, chosen = self._fetch(_TABLE, oid=oid)[0]
+        schema, name, identity, partitioned, ancestors, key, equals, chosen = self._fetch(_TABLE, oid=oid)[0]
         columns = tuple(
             Column(
                 name=column,
@@ -240,6 +243,7 @@ class Catalog:
             identity,
             by_identity[identity],
             tuple(ancestors),
+            partitioned,
             tuple(equals or ()),
         )
 

@@ -9,7 +9,7 @@ their own (`rls.connection`), whose login should have no rights but to become th
 the settings must be as they were set, or the answer does not count.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import msgspec
@@ -167,51 +167,57 @@ def _verify(question: Question, state: tuple[object, ...] | None) -> None:
         raise Tampered("a policy changed the role or the settings that it runs under")
 
 
-def condition(policies: Sequence[Policy]) -> sql.Composable | None:
-    """The policies as one expression: every restrictive one and any permissive one; None: nobody sees anything."""
-    permissive = [f"({policy.expression})" for policy in policies if policy.permissive]
-    restrictive = [f"({policy.expression})" for policy in policies if not policy.permissive]
-    if not permissive:
-        return None
-    return _verbatim(" and ".join([*restrictive, f"({' or '.join(permissive)})"]))
-
-
 def statement(question: Question) -> sql.Composed:
     """The query that gives the ordinals, from 1, of the lines that are shown. Its parameter is the lines.
 
     A policy's column names are unqualified or qualified by the table's name, so each expression stands in a
-    sub-select of its own whose only FROM item carries that name: nothing of ours can capture a name there.
+    sub-select of its own whose only FROM item carries that name: nothing of ours can capture a name there. And that item
+    is of the table's own row type, for policies that read the row as a whole.
     """
     table = sql.Identifier(question.table.schema, question.table.name)
     alias = sql.Identifier(question.table.name)
-    expression = condition(question.policies)
-    if expression is None:
+    if not any(policy.permissive for policy in question.policies):
         return sql.SQL("select n::int4 from unnest(%s::text[]) with ordinality as r (line, n) where false").format()
     if not question.current:
         return sql.SQL(
             "select r.n::int4 from unnest(%s::text[]) with ordinality as r (line, n)"
-            " where (select {expression} from unnest(array[r.line::{table}]) as {alias})"
-        ).format(expression=expression, table=table, alias=alias)
-    same = sql.SQL(" and ").join(
-        sql.SQL("now.{name} {equals} (x.line).{name}").format(
-            name=sql.Identifier(name), equals=sql.SQL(_trusted(equals))
+            " where (select {condition} from unnest(array[r.line::{table}]) as {alias})"
+        ).format(condition=combined(question.policies, expression_of), table=table, alias=alias)
+
+    def recorded(policy: Policy) -> sql.Composable:
+        return sql.SQL("(select {expression} from {row})").format(
+            expression=expression_of(policy), row=_merged(question, policy, table, alias)
         )
+
+    same = sql.SQL(" and ").join(
+        sql.SQL("now.{name} {equals} (x.line).{name}").format(name=sql.Identifier(name), equals=sql.SQL(equals))
         for name, equals in zip(question.table.key, question.table.key_equals, strict=True)
     )
-    recorded: sql.Composable = sql.SQL("true")
-    if question.record:
-        recorded = sql.SQL("(select {expression} from {row})").format(
-            expression=expression, row=_merged(question, table, alias)
-        )
     # Selecting from the table as the role applies its row security: so the current row is judged by PostgreSQL.
     return sql.SQL(
         "select r.n::int4 from unnest(%s::text[]) with ordinality as r (line, n)"
         " where exists (select from (select r.line::{table} as line offset 0) as x join {table} as now on {same}"
         " where {recorded})"
-    ).format(table=table, same=same, recorded=recorded)
+    ).format(
+        table=table,
+        same=same,
+        recorded=combined(question.policies, recorded) if question.record else sql.SQL("true"),
+    )
 
 
-def _merged(question: Question, table: sql.Identifier, alias: sql.Identifier) -> sql.Composable:
+def combined(policies: Sequence[Policy], test: Callable[[Policy], sql.Composable]) -> sql.Composable:
+    """Every restrictive policy, and any permissive one."""
+    permissive = sql.SQL(" or ").join([test(policy) for policy in policies if policy.permissive])
+    restrictive = [test(policy) for policy in policies if not policy.permissive]
+    return sql.SQL(" and ").join([*restrictive, sql.SQL("({})").format(permissive)])
+
+
+def expression_of(policy: Policy) -> sql.Composable:
+    """As PostgreSQL prints it; its percent signs would be placeholders in a query that has parameters."""
+    return sql.SQL(f"({policy.expression.replace('%', '%%')})")
+
+
+def _merged(question: Question, policy: Policy, table: sql.Identifier, alias: sql.Identifier) -> sql.Composable:
     """The recorded row with what it lacks from the current one, under the table's name."""
     values = [
         sql.SQL("{source}.{name}").format(
@@ -219,7 +225,7 @@ def _merged(question: Question, table: sql.Identifier, alias: sql.Identifier) ->
         )
         for column in question.table.columns
     ]
-    if not any(policy.system_columns for policy in question.policies):
+    if not policy.system_columns:
         return sql.SQL("unnest(array[row({values})::{table}]) as {alias}").format(
             values=sql.SQL(", ").join(values), table=table, alias=alias
         )
@@ -227,14 +233,15 @@ def _merged(question: Question, table: sql.Identifier, alias: sql.Identifier) ->
         sql.SQL("{value} as {name}").format(value=value, name=sql.Identifier(column.name))
         for value, column in zip(values, question.table.columns, strict=True)
     ]
-    system = [sql.SQL(f"now.{name} as {name}") for name in ("tableoid", "ctid", "xmin", "xmax", "cmin", "cmax")]
+    system = [
+        sql.SQL("{value} as {name}").format(value=_system_value(question.table, name), name=sql.Identifier(name))
+        for name in sorted(policy.system_columns)
+    ]
     return sql.SQL("(select {columns}) as {alias}").format(columns=sql.SQL(", ").join([*named, *system]), alias=alias)
 
 
-def _verbatim(expression: str) -> sql.SQL:
-    """An expression printed by PostgreSQL, in a query of ours that has placeholders and fields."""
-    return sql.SQL(_trusted(expression.replace("%", "%%")))
-
-
-def _trusted(text: str) -> str:  # psycopg.sql.SQL wants a literal; this text is PostgreSQL's own
-    return text.replace("{", "{{").replace("}", "}}")
+def _system_value(table: Table, name: str) -> sql.Composable:
+    """The current row's; an ordinary table's tableoid is known, and reading it would take rights on the whole table."""
+    if name == "tableoid" and not table.partitioned:
+        return sql.SQL("{}::pg_catalog.oid").format(sql.Literal(table.oid))
+    return sql.SQL("now.{}").format(sql.Identifier(name))

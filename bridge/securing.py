@@ -71,12 +71,16 @@ class Securing:
             return None
         absent = self._lacks(share, row)
         current = self._current and not is_old
-        needs_current = bool(absent) or any(policy.system_columns for policy in rights.policies)
+        system = {name for policy in rights.policies for name in policy.system_columns}
+        needs_current = bool(absent or system)
         if needs_current and is_old:
             return None
         if current or needs_current:
             reachable = bool(table.key) and set(table.key) <= row.keys() & rights.columns
             if not reachable or not (current or absent <= rights.columns):
+                return None
+            # Only who may select the whole table may read system columns; an ordinary table's tableoid is known.
+            if not current and not rights.whole_table and system - (set() if table.partitioned else {"tableoid"}):
                 return None
         line = record_literal(
             [

@@ -56,6 +56,8 @@ class Table(msgspec.Struct, frozen=True, eq=False):
     """The columns of the replica identity: the key's, all, or the chosen index's."""
     ancestors: tuple[int, ...]
     """OIDs of the partitioned tables above, nearest first."""
+    partitioned: bool = False
+    """Its rows are those of its partitions."""
     key_equals: tuple[str, ...] = ()
     """The equality operator of each key column's index, as ``OPERATOR(schema.=)``."""
 
@@ -75,8 +77,8 @@ class Policy(msgspec.Struct, frozen=True):
     """The table's columns that it reads."""
     whole_row: bool
     """It reads the row as a whole, so every column."""
-    system_columns: bool
-    """It reads ctid, tableoid, xmin, …, which no change carries."""
+    system_columns: frozenset[str] = frozenset()
+    """Those that it reads: ctid, tableoid, xmin, …, which no change carries."""
 
 
 class Rights(msgspec.Struct, frozen=True):
@@ -91,5 +93,7 @@ class Rights(msgspec.Struct, frozen=True):
     """May use the schema."""
     columns: frozenset[str]
     """May SELECT; empty without usage of the schema."""
+    whole_table: bool
+    """May SELECT the table as a whole, its system columns with it, not single columns only."""
     policies: tuple[Policy, ...]
     """Those that apply, where the role is subject to row security."""

@@ -4,22 +4,9 @@ from collections.abc import Iterable, Sequence
 
 import pytest
 
-from bridge.audience import Audiences
-from bridge.catalog import SETTINGS as CATALOG_SETTINGS
-from bridge.catalog import Catalog
 from bridge.change import Message
 from bridge.event import Event
-from bridge.filtering import Filtering
-from bridge.filters import Comparer
-from bridge.judging import Judging, Output
-from bridge.lsn import Identity
-from bridge.rls import SETTINGS as JUDGING_SETTINGS
-from bridge.rls import Judge
-from bridge.securing import Securing
-from bridge.sql import connect
-from bridge.subscriptions import Subscriptions
-from bridge.valuemaker import ValueMaker
-from bridge.writer import EventWriter
+from tests.integration.judging import stages
 from tests.servers.postgres import Database
 from tests.streams import Streams
 
@@ -49,28 +36,8 @@ insert into note values (8, 'b', null)
 
 def events(database: Database, plugin: str, batches: Iterable[Sequence[Message]]) -> list[Event]:
     """What the stages make of these batches, from no subscriptions on."""
-    codec = Streams.CODECS[plugin]
-    with connect(database.dsn, CATALOG_SETTINGS) as source, connect(database.dsn, JUDGING_SETTINGS) as judge:
-        catalog = Catalog(source)
-        audiences = Audiences(
-            catalog,
-            Filtering(Comparer(source), codec),
-            Securing(Judge(judge), codec, current=False, lossy=plugin == "wal2json"),
-        )
-        judging = Judging(
-            (source, judge),
-            catalog,
-            audiences,
-            ValueMaker(source, codec, 1 << 20),
-            Subscriptions(),
-            codec,
-            EventWriter(Identity("7000", 1)),
-            stop_on_failure=False,
-            leave=False,
-            wait=lambda _: None,
-        )
-        outputs: list[Output] = [output for batch in batches for output in judging.process(batch)]
-    return [output for output in outputs if isinstance(output, Event)]
+    with stages(database, plugin, loaded=False) as wired:
+        return [event for batch in batches for event in wired.events(batch)]
 
 
 @pytest.mark.parametrize("plugin", ["wal2json", "pgoutput"])

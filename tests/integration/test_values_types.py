@@ -140,7 +140,7 @@ def parsed(text: bytes) -> Any:
 
 
 def judged(change: Any, table: Table) -> Judged:
-    rights = Rights("r", False, False, True, frozenset(table.names), ())
+    rights = Rights("r", False, False, True, frozenset(table.names), True, ())
     return Judged(change, table, *cells(change, table), [Audience(rights, None, ())], [])
 
 

@@ -1,0 +1,61 @@
+"""The stages from a batch of messages to events, wired as bridge/session.py does, without a stream or a sink."""
+
+import contextlib
+from collections.abc import Iterator, Sequence
+
+from bridge.audience import Audiences
+from bridge.catalog import SETTINGS as CATALOG_SETTINGS
+from bridge.catalog import Catalog
+from bridge.change import Message
+from bridge.event import Event
+from bridge.filtering import Filtering
+from bridge.filters import Comparer
+from bridge.judging import Judging
+from bridge.lsn import Identity
+from bridge.rls import SETTINGS as JUDGING_SETTINGS
+from bridge.rls import Judge
+from bridge.securing import Securing
+from bridge.sql import connect
+from bridge.subscriptions import Subscriptions
+from bridge.valuemaker import ValueMaker
+from bridge.writer import EventWriter
+from tests.servers.postgres import Database
+from tests.streams import Streams
+
+
+class Stages:
+    def __init__(self, judging: Judging, subscriptions: Subscriptions) -> None:
+        self._judging = judging
+        self.subscriptions = subscriptions
+
+    def events(self, messages: Sequence[Message]) -> list[Event]:
+        return [output for output in self._judging.process(messages) if isinstance(output, Event)]
+
+
+@contextlib.contextmanager
+def stages(database: Database, plugin: str, *, leave: bool = False, loaded: bool = True) -> Iterator[Stages]:
+    """With the subscriptions that there are now, or none."""
+    codec = Streams.CODECS[plugin]
+    with connect(database.dsn, CATALOG_SETTINGS) as source, connect(database.dsn, JUDGING_SETTINGS) as judge:
+        catalog = Catalog(source)
+        audiences = Audiences(
+            catalog,
+            Filtering(Comparer(source), codec),
+            Securing(Judge(judge), codec, current=False, lossy=plugin == "wal2json"),
+        )
+        subscriptions = Subscriptions()
+        if loaded:
+            subscriptions.load(source)
+        judging = Judging(
+            (source, judge),
+            catalog,
+            audiences,
+            ValueMaker(source, codec, 1 << 20),
+            subscriptions,
+            codec,
+            EventWriter(Identity("7000", 1)),
+            stop_on_failure=False,
+            leave=leave,
+            wait=lambda _: None,
+        )
+        yield Stages(judging, subscriptions)
