@@ -21,6 +21,8 @@ from tests.integration.judging import stages
 from tests.servers.postgres import Database
 from tests.streams import Streams
 
+pytestmark = pytest.mark.versions
+
 ROLES = [f"vis_{letter}" for letter in "abcdefgh"]
 SUBJECTS = ["a", "b", "c"]
 
