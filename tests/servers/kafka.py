@@ -73,6 +73,12 @@ class Kafka(Server):
         """After `kill`: on the same port, with its data."""
         self.start()
 
+    def resume(self) -> None:
+        """Until it answers again: a controller that was frozen for long first takes its broker for dead."""
+        super().resume()
+        if not self.has_ended:
+            wait_until(self._answers, "Kafka's answer after a pause", 60)
+
     @property
     def admin(self) -> AdminClient:
         return AdminClient({"bootstrap.servers": self.servers})
