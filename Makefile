@@ -5,14 +5,19 @@ VENV = .venv/bin
 PYTEST = $(VENV)/python -m pytest
 # For test-versions: embedded-postgres' versions on Maven Central. They have pgoutput and no wal2json.
 VERSIONS = 14.15.0 16.6.0 17.7.0 18.1.0
+# The oldest and the newest are part of every test run.
+ENDS = $(firstword $(VERSIONS)) $(lastword $(VERSIONS))
 
 demo:
 	@tools/install.sh demo
 	@tools/venv.sh
 	@$(VENV)/walrus-bridge demo
 
-test: tools
+test:
+	@POSTGRES_VERSIONS="$(ENDS)" tools/install.sh tests
+	@tools/venv.sh
 	$(PYTEST)
+	@set -e; for version in $(ENDS); do echo "PostgreSQL $$version"; $(PYTEST) --postgres=$$version; done
 
 test-unit: venv
 	$(PYTEST) tests/unit
