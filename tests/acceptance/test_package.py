@@ -44,8 +44,16 @@ def test_both_hold_what_they_need(built: pathlib.Path) -> None:
     with tarfile.open(sdist) as archive:
         in_sdist = {name.split("/", 1)[-1] for name in archive.getnames()}
     assert {"bridge/pipeline.py", "bridge/sqitch/sqitch.plan", "bridge/bridge.example.yaml"} <= in_wheel
+    assert "bridge/deploy/roles.sql" in in_wheel
     assert any(name.endswith("licenses/LICENSE") for name in in_wheel)
-    assert {"bridge/pipeline.py", "sqitch/sqitch.plan", "tests/conftest.py", "LICENSE", "Makefile"} <= in_sdist
+    assert {
+        "bridge/pipeline.py",
+        "sqitch/sqitch.plan",
+        "tests/conftest.py",
+        "LICENSE",
+        "Makefile",
+        ".ci/run",
+    } <= in_sdist
 
 
 def test_the_wheel_works_in_an_empty_environment(built: pathlib.Path, tmp_path: pathlib.Path) -> None:
