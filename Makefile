@@ -16,8 +16,8 @@ demo:
 test:
 	@POSTGRES_VERSIONS="$(ENDS)" tools/install.sh tests
 	@tools/venv.sh
-	$(PYTEST)
 	@set -e; for version in $(ENDS); do echo "PostgreSQL $$version"; $(PYTEST) --postgres=$$version; done
+	$(PYTEST)
 
 test-unit: venv
 	$(PYTEST) tests/unit

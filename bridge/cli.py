@@ -190,7 +190,7 @@ def _load(config: Path | None) -> Config:
 
 
 def _run(config: Config, file: Path | None, *, wait: bool = False, accept_gap: bool = False) -> None:
-    """Configuration → logging → sink (not connected yet) → listener → migrations → stream."""
+    """Configuration → logging → sink (not connected yet) → listener → stream, which has the migrations applied first."""
     from bridge import migrations, pipeline
     from bridge.health import Health, Listener
 
@@ -202,8 +202,7 @@ def _run(config: Config, file: Path | None, *, wait: bool = False, accept_gap: b
     health = Health()
     if config.http.listen is not None:
         Listener(config.http.listen, health)
-    migrations.ensure(config.source.connection, config.migrations)
-    pipeline.run(settings, sink, health)
+    pipeline.run(settings, sink, health, prepare=lambda: migrations.ensure(config.source.connection, config.migrations))
 
 
 def _sink(config: Config, file: Path | None) -> Sink:

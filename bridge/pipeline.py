@@ -54,21 +54,28 @@ class Settings(SourceSettings, frozen=True, kw_only=True):
     """Go on where changes may be missing (guard.py)."""
 
 
-def run(settings: Settings, sink: Sink, health: Health | None = None) -> None:
+def run(
+    settings: Settings, sink: Sink, health: Health | None = None, prepare: Callable[[], None] | None = None
+) -> None:
     """Stream until a signal asks to stop. Returns when all that was read is delivered and confirmed.
+
+    `prepare` applies the migrations: once, when the server and the slot have been looked at and before anything moves.
 
     Raises a BridgeError: before the first streaming whatever is wrong; later only what cannot pass by waiting.
     """
     with StopSignal() as stop:
-        Pipeline(settings, sink, health or Health(), stop).run()
+        Pipeline(settings, sink, health or Health(), stop, prepare or (lambda: None)).run()
 
 
 class Pipeline:
-    def __init__(self, settings: Settings, sink: Sink, health: Health, stop: StopSignal) -> None:
+    def __init__(
+        self, settings: Settings, sink: Sink, health: Health, stop: StopSignal, prepare: Callable[[], None]
+    ) -> None:
         self._settings = settings
         self._sink = sink
         self._health = health
         self._stop = stop
+        self._prepare = prepare
         self._session: Session | None = None
         self._checkpoint = Checkpoint()
         self._rejections: deque[Rejection] = deque()
@@ -217,13 +224,24 @@ class Pipeline:
         session = Session(self._settings, self._waiting, self._pause)
         try:
             session.check_server()
-            slot = self._wait_for_slot(session, first=first)
+            slot = self._wait_for_slot(session)
+            if slot is None and not first:
+                raise session.slot_gone()
+            if first:
+                with self._stop.interrupting():
+                    self._prepare()
+            guard = session.open_guard()
             tables = session.load_subscriptions()
             if first:
-                self._sink.open(tables)
+                with self._stop.interrupting():
+                    self._sink.open(tables)
+            if slot is None:
+                # Last, so that nothing holds WAL back where something else is wrong; and who subscribed before it counts.
+                slot = session.make_slot(accept_gap=self._settings.accept_gap)
+                session.load_subscriptions()
             # What was acknowledged meanwhile counts; what was in flight with the old stream comes again.
             confirmed = max(slot.confirmed_lsn or 0, self._checkpoint.advance())
-            session.guard.check(confirmed, accept_gap=self._settings.accept_gap and first)
+            guard.check(confirmed, accept_gap=self._settings.accept_gap and first)
             session.start(confirmed)
         except BaseException:
             session.close()
@@ -235,12 +253,12 @@ class Pipeline:
         self._health.streaming = True
         return session
 
-    def _wait_for_slot(self, session: Session, *, first: bool) -> Slot:
+    def _wait_for_slot(self, session: Session) -> Slot | None:
         end = time.monotonic() + OWN_WALSENDER_SECONDS
         said = False
         while True:
             try:
-                return session.find_slot(may_create=first, accept_gap=self._settings.accept_gap)
+                return session.find_slot()
             except SlotActive as active:
                 if not self._settings.wait and time.monotonic() > end:
                     raise

@@ -41,6 +41,9 @@ from bridge.writer import EventWriter
 
 log = structlog.get_logger()
 
+LOGGED_TABLES = 20
+"""How many subscribed tables the log names at the start."""
+
 
 class SourceSettings(msgspec.Struct, frozen=True, kw_only=True):
     """What a session needs to know; the config's values, plain."""
@@ -74,7 +77,7 @@ class Session:
             self.identity: Identity = self.stream.identify()
             self._stack = opening.pop_all()
         self.connection.on_wait = self._judging_connection.on_wait = on_wait
-        self.guard = Guard(self.connection, settings.slot, settings.plugin, self.identity)
+        self.guard: Guard
         self.subscriptions = Subscriptions()
         lossy = settings.plugin == "wal2json"
         codec = WAL2JSON_CODEC if lossy else PGOUTPUT_CODEC
@@ -122,30 +125,40 @@ class Session:
                 f" wait for the bridge, and the bridge for each commit. What to do: name the standbys there"
             )
 
-    def find_slot(self, *, may_create: bool, accept_gap: bool) -> Slot:
-        """The slot, made where there is none and it may be.
-
-        Raises SlotError, SlotActive, SourceRefused, and GapError where it has been used before.
-        """
+    def find_slot(self) -> Slot | None:
+        """The slot, if there is one. Raises SlotError, SlotActive."""
         settings = self._settings
         try:
             slot = find(self.connection, settings.slot)
-            if slot is None and may_create:
-                self.guard.may_create(accept_gap=accept_gap)
-                create(self.connection, settings.slot, settings.plugin)
-                log.info("slot created", slot=settings.slot, plugin=settings.plugin)
-                slot = find(self.connection, settings.slot)
         except psycopg.Error as error:
             raise translate(error, f"reading slot {settings.slot}") from error
-        if slot is None:
-            raise SlotError(
-                f"slot {settings.slot} is gone: it was dropped while this bridge was using it. Changes since its last"
-                f" confirmed position cannot be had from it. What to do: start the bridge again to make a new slot"
-            )
-        found = problem(slot, settings.plugin)
+        found = None if slot is None else problem(slot, settings.plugin)
         if found is not None:
             raise found
         return slot
+
+    def open_guard(self) -> Guard:
+        """Read what is known of the slot; its table is the migrations'."""
+        self.guard = Guard(self.connection, self._settings.slot, self._settings.plugin, self.identity)
+        return self.guard
+
+    def make_slot(self, *, accept_gap: bool) -> Slot:
+        """Raises GapError where it has been used before, SlotError, SourceRefused."""
+        settings = self._settings
+        self.guard.may_create(accept_gap=accept_gap)
+        create(self.connection, settings.slot, settings.plugin)
+        log.info("slot created", slot=settings.slot, plugin=settings.plugin)
+        slot = self.find_slot()
+        if slot is None:
+            raise self.slot_gone()
+        return slot
+
+    def slot_gone(self) -> SlotError:
+        return SlotError(
+            f"slot {self._settings.slot} is gone: it was dropped while this bridge was using it. Changes since its last"
+            f" confirmed position cannot be had from it. What to do: find out why; `walrus-bridge run --accept-gap` makes"
+            f" a new slot and goes on from now"
+        )
 
     def load_subscriptions(self) -> list[tuple[str, str]]:
         """Read them, and give the subscribed tables (schema, name)."""
@@ -174,6 +187,7 @@ class Session:
             position=format_lsn(lsn),
             plugin=settings.plugin,
             subscriptions=len(self.subscriptions),
+            tables=[f"{schema}.{table}" for schema, table in self.subscriptions.tables()[:LOGGED_TABLES]],
         )
 
     def decode(self, data: list[tuple[int, bytes]]) -> list[Message]:

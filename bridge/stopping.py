@@ -1,15 +1,20 @@
 """SIGTERM and SIGINT: the first asks the loop to stop, the second leaves at once."""
 
+import contextlib
 import os
 import signal
 import socket
 import time
+from collections.abc import Iterator
 from types import FrameType, TracebackType
 from typing import Self
 
 
-class Stopping(Exception):
-    """Stop was asked for while something waited: abandon it. What it held comes again after a restart."""
+class Stopping(BaseException):
+    """Stop was asked for while something waited: abandon it. What it held comes again after a restart.
+
+    No error, so that nothing that handles errors takes it for one.
+    """
 
 
 class StopSignal:
@@ -18,9 +23,21 @@ class StopSignal:
     def __init__(self) -> None:
         self.requested_at: float | None = None
         """time.monotonic() of the first signal."""
+        self._interrupting = False
         self._reader, self._writer = socket.socketpair()
         self._writer.setblocking(False)
         self._reader.setblocking(False)
+
+    @contextlib.contextmanager
+    def interrupting(self) -> Iterator[None]:
+        """For what waits by itself, before anything streams: a signal raises Stopping in the midst of it."""
+        if self.requested:
+            raise Stopping
+        self._interrupting = True
+        try:
+            yield
+        finally:
+            self._interrupting = False
 
     @property
     def requested(self) -> bool:
@@ -51,3 +68,5 @@ class StopSignal:
         if self.requested:
             os._exit(128 + number)
         self.requested_at = time.monotonic()
+        if self._interrupting:
+            raise Stopping

@@ -104,11 +104,11 @@ def test_a_slot_in_use_names_pid_and_client(
 
 
 @pytest.mark.parametrize(
-    ("migrations", "status", "says"),
-    [("apply", Exit.MIGRATION, "may not"), ("off", Exit.SOURCE_REFUSED, "replication")],
+    ("attribute", "status", "says"),
+    [("replication", Exit.MIGRATION, "may not"), ("noreplication", Exit.SOURCE_REFUSED, "replication")],
 )
 def test_a_login_without_rights(
-    migrations: str,
+    attribute: str,
     status: Exit,
     says: str,
     walrus_bridge,
@@ -117,12 +117,12 @@ def test_a_login_without_rights(
     slot: str,
     config_file,
 ) -> None:
-    # Given a login that may do nothing
+    # Given a login that may do nothing, or stream but not make the migrations' schemas
     login = f"poor_{uuid.uuid4().hex[:12]}"
-    database.execute(sql.SQL("create role {} login").format(sql.Identifier(login)))
+    database.execute(sql.SQL("create role {} login {}").format(sql.Identifier(login), sql.SQL(attribute)))
     path = config_file(
         f"source: {{connection: '{with_parameters(dsn, user=login)}', slot: {slot}}}\n"
-        f"sink: {{stdout: {{}}}}\nmigrations: {migrations}\nhttp: {{listen: null}}\n"
+        f"sink: {{stdout: {{}}}}\nhttp: {{listen: null}}\n"
     )
 
     # When the bridge runs as it
