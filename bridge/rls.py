@@ -57,7 +57,8 @@ Cursor = psycopg.Cursor[tuple[Any, ...]]
 
 
 class NotVisibleYet(Exception):
-    """The snapshot lacks a transaction whose rows are to be judged. Passes in a moment."""
+    """The snapshot lacks a transaction whose rows are to be judged, or a role is gone that the catalog still had when
+    it was asked. Ask again, all of it."""
 
 
 class Judge:
@@ -143,7 +144,7 @@ class Judge:
         return taken, cursor, self._connection.execute(_STATE)
 
     def _may_take(self, role: str) -> None:
-        """Raises SourceRefused where the login may not SET ROLE to it."""
+        """Raises SourceRefused where the login may not SET ROLE to it, NotVisibleYet where it has just been dropped."""
         try:
             with self._connection.transaction(force_rollback=True):
                 self._connection.execute("select set_config('role', %s, true)", (role,))
@@ -152,6 +153,8 @@ class Judge:
                 f"the judging login may not SET ROLE {role}: {first_line(error)}. "
                 f"What to do: grant it membership in that role (deploy/roles.sql shows how)"
             ) from error
+        except psycopg.errors.InvalidParameterValue as error:
+            raise NotVisibleYet from error
 
 
 class Tampered(Exception):

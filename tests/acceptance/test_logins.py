@@ -1,0 +1,124 @@
+"""The bridge as deploy/roles.sql has it: no superuser, and a judging login that can do nothing but become roles."""
+
+import pathlib
+import subprocess
+from collections.abc import Iterator
+from typing import Any
+
+import psycopg
+import pytest
+
+from bridge.errors import Exit
+from tests.servers.postgres import Database
+
+ROLES_SQL = pathlib.Path(__file__).parents[2] / "deploy" / "roles.sql"
+
+
+@pytest.fixture
+def logins(database: Database) -> Iterator[tuple[str, str]]:
+    """The source's and the judge's connections."""
+    source, judge = f"source_{database.name}", f"judge_{database.name}"
+    done = subprocess.run(
+        ["psql", "-X", "-q", "-v", "ON_ERROR_STOP=1", "-v", f"source_login={source}", "-v", f"judge_login={judge}",
+         "-v", "claims_roles=anon,authenticated", "-d", database.dsn, "-f", str(ROLES_SQL)],
+        capture_output=True, text=True, check=False, timeout=60,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    yield database.cluster.dsn(database.name, source), database.cluster.dsn(database.name, judge)
+    for login in (source, judge):
+        database.execute(f"drop owned by {login} cascade; drop role {login}")
+
+
+def config(database: Database, source: str, judge: str) -> dict[str, Any]:
+    return {
+        "source": {"connection": source, "slot": database.slot},
+        "rls": {"connection": judge},
+        "migrations": "check",
+        "sink": {"stdout": {}},
+        "http": {"listen": None},
+    }
+
+
+def test_the_logins_of_roles_sql_are_enough(database: Database, logins: tuple[str, str], bridge: Any) -> None:
+    database.execute("""
+        create schema app;
+        grant usage on schema app to authenticated;
+        create type app.pair as (x int, y text);
+        create table app.note (id int primary key, owner uuid, pair app.pair, tags text[]);
+        grant select on app.note to authenticated;
+        alter table app.note enable row level security;
+        create policy own on app.note to authenticated using (owner = auth.uid());
+    """)
+    mine = "a11ce000-0000-4000-8000-000000000001"
+    subscription = database.subscribe("app.note", role="authenticated", sub=mine)
+    running = bridge(config=config(database, *logins))
+    running.wait_until_streaming()
+
+    database.execute(
+        "insert into app.note values (1, %s, (1, 'a'), '{x}'), (2, gen_random_uuid(), null, null)", (mine,)
+    )
+    database.wait_until_confirmed()
+
+    assert [event["wal"]["record"] for event in running.events] == [
+        {"id": 1, "owner": mine, "pair": {"x": 1, "y": "a"}, "tags": ["x"]}
+    ]
+    assert running.events[0]["subscription_ids"] == [subscription]
+    assert running.dead_letters == []
+    assert running.stop() == Exit.OK
+
+
+@pytest.mark.parametrize(
+    "deed",
+    [
+        "perform set_config('role', 'none', true); perform pg_drop_replication_slot(slot_name) from pg_replication_slots",
+        "perform set_config('role', 'none', true); delete from public.note",
+        "perform set_config('role', 'none', false)",
+        "perform set_config('request.jwt.claims', '{}', true)",
+        "perform set_config('transaction_read_only', 'off', true); delete from public.note",
+        "perform pg_terminate_backend(pid) from pg_stat_replication",
+    ],
+)
+def test_a_policy_that_reaches_for_more_gets_nothing(
+    database: Database, logins: tuple[str, str], bridge: Any, deed: str
+) -> None:
+    database.execute(f"""
+        create table note (id int primary key);
+        grant select on note to anon;
+        create function reach() returns bool language plpgsql volatile as $$ begin {deed}; return true; end $$;
+        alter table note enable row level security;
+        create policy reaching on note to anon using (reach());
+    """)
+    database.subscribe("note", role="anon")
+    running = bridge(config=config(database, *logins))
+    running.wait_until_streaming()
+
+    database.execute("insert into note values (1)")
+    database.wait_until_confirmed()
+
+    assert running.events == []
+    assert len(running.dead_letters) == 1
+    assert database.execute("select id from note") == [(1,)]
+    assert running.stop() == Exit.OK
+
+
+def test_a_judging_login_that_may_not_become_a_role_stops_the_bridge(
+    database: Database, logins: tuple[str, str], bridge: Any
+) -> None:
+    database.execute("""
+        create role stranger;
+        create table note (id int primary key);
+        grant select on note to stranger;
+        alter table note enable row level security;
+        create policy everyone on note using (true);
+    """)
+    try:
+        database.subscribe("note", role="stranger")
+        running = bridge(config=config(database, *logins))
+        running.wait_until_streaming()
+        database.execute("insert into note values (1)")
+        assert running.wait() == Exit.SOURCE_REFUSED
+        assert "SET ROLE stranger" in running.stderr
+        assert running.events == []
+    finally:
+        with psycopg.connect(database.dsn, autocommit=True) as connection:
+            connection.execute("drop owned by stranger cascade; drop role stranger")
