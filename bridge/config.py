@@ -1,7 +1,7 @@
 """The configuration: what its keys are, what they mean, and what they are when left out.
 
 The structs are the whole truth: the YAML is checked against them, `config schema` prints them, docs/configuration.md
-explains them. Reading and checking is in config_load.py. Only cli.py and pipeline.py see a Config; everything inside
+explains them. Reading and checking is in config_file.py. Only cli.py and pipeline.py see a Config; everything inside
 gets plain values.
 """
 

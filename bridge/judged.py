@@ -4,6 +4,7 @@ import msgspec
 
 from bridge.change import INSERT, UPDATE, Change
 from bridge.table import Rights, Table
+from bridge.values import Codec, record_literal
 
 BAD_REQUEST = "Error 400: Bad Request, no primary key"
 UNAUTHORIZED = "Error 401: Unauthorized"
@@ -106,6 +107,16 @@ def cells(change: Change, table: Table) -> tuple[Cells, Cells]:
         if change.kind == UPDATE and len(new) < len(table.columns) and is_full(change, table):
             new = {**old, **new}
     return new, old
+
+
+def line_of(table: Table, row: Cells, codec: Codec) -> str:
+    """The row as the text of a composite value of the table's type, NULL where a column is not carried."""
+    return record_literal(
+        [
+            None if (cell := row.get(name)) is None or cell[0] is None else codec.text(cell[0], cell[1])
+            for name in table.names
+        ]
+    )
 
 
 def missing_key(change: Change, table: Table) -> str | None:

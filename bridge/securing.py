@@ -6,11 +6,11 @@ Finds out as well how much of an UPDATE's old row may be shown. rls.py asks Post
 from collections.abc import Iterable, Sequence
 
 from bridge.change import UPDATE
-from bridge.judged import Cells, Undecided, is_full
+from bridge.judged import Cells, Undecided, is_full, line_of
 from bridge.rls import Answer, Judge, Question
 from bridge.share import Share
 from bridge.table import Rights, Table
-from bridge.values import Codec, record_literal
+from bridge.values import Codec
 
 _INEXACT = {700, 701, 1700}
 """float4, float8, numeric: wal2json writes their NaN and infinities as null."""
@@ -82,12 +82,7 @@ class Securing:
             # Only who may select the whole table may read system columns; an ordinary table's tableoid is known.
             if not current and not rights.whole_table and system - (set() if table.partitioned else {"tableoid"}):
                 return None
-        line = record_literal(
-            [
-                None if (cell := row.get(name)) is None or cell[0] is None else self._codec.text(cell[0], cell[1])
-                for name in table.names
-            ]
-        )
+        line = line_of(table, row, self._codec)
         lent = frozenset() if current else absent
         return {
             each: questions.add(table, rights, each, line, lent, current or needs_current, not current)

@@ -7,10 +7,10 @@ import psycopg
 from psycopg import sql
 
 from bridge.event import Values
-from bridge.judged import Cells, Judged
+from bridge.judged import Cells, Judged, line_of
 from bridge.sql import Connection, is_transient
 from bridge.table import Table
-from bridge.values import Codec, record_literal, size_text
+from bridge.values import Codec, size_text
 
 Converters = dict[str, tuple[int, Callable[[bytes], bytes | None] | None]]
 """By column: its type's OID, and the codec's converter."""
@@ -77,7 +77,7 @@ class ValueMaker:
             else:
                 found[name] = made
         if asked:
-            wanted.append(_Wanted(table, self._line(table, cells), asked, found))
+            wanted.append(_Wanted(table, line_of(table, cells, self._codec), asked, found))
         return found
 
     def _converters_of(self, table: Table) -> Converters:
@@ -91,14 +91,6 @@ class ValueMaker:
                 },
             )
         return known[1]
-
-    def _line(self, table: Table, cells: Cells) -> str:
-        return record_literal(
-            [
-                None if (cell := cells.get(name)) is None or cell[0] is None else self._codec.text(cell[0], cell[1])
-                for name in table.names
-            ]
-        )
 
     def _is_large(self, judged: Judged) -> bool:
         change = judged.change
