@@ -118,7 +118,16 @@ select w.n, r.rolname, c.relrowsecurity, f.subject, has_schema_privilege(r.oid, 
         p.polqual::text ~ ':varattno 0 ',
         array(select a.attname from pg_depend d join pg_attribute a on a.attrelid = c.oid and a.attnum = d.refobjsubid
               where d.classid = 'pg_policy'::regclass and d.objid = p.oid and d.refclassid = 'pg_class'::regclass
-                and d.refobjid = c.oid and d.refobjsubid < 0))
+                and d.refobjid = c.oid and d.refobjsubid < 0),
+        not exists (select from pg_depend d
+                    left join pg_proc o1 on d.refclassid = 'pg_proc'::regclass and o1.oid = d.refobjid
+                    left join pg_class o2 on d.refclassid = 'pg_class'::regclass and o2.oid = d.refobjid
+                    left join pg_type o3 on d.refclassid = 'pg_type'::regclass and o3.oid = d.refobjid
+                    left join pg_operator o4 on d.refclassid = 'pg_operator'::regclass and o4.oid = d.refobjid
+                    left join pg_collation o5 on d.refclassid = 'pg_collation'::regclass and o5.oid = d.refobjid
+                    where d.classid = 'pg_policy'::regclass and d.objid = p.oid
+                      and not has_schema_privilege(r.oid, coalesce(o1.pronamespace, o2.relnamespace, o3.typnamespace,
+                                                                   o4.oprnamespace, o5.collnamespace), 'USAGE')))
         order by p.polname)
      from pg_policy p
      where p.polrelid = c.oid and p.polcmd in ('*', 'r') and p.polqual is not null
@@ -205,8 +214,8 @@ class Catalog:
                 frozenset(columns if usage else ()),
                 usage and whole_table,
                 tuple(
-                    Policy(name, permissive, expression, frozenset(used), whole, frozenset(system))
-                    for name, permissive, expression, used, whole, system in policies or ()
+                    Policy(name, permissive, expression, frozenset(used), whole, frozenset(system), sayable)
+                    for name, permissive, expression, used, whole, system, sayable in policies or ()
                 ),
             )
             for n, role, enabled, subject, usage, columns, whole_table, policies in rows

@@ -43,7 +43,9 @@ class Question(msgspec.Struct, frozen=True, eq=False):
     current: bool = False
     """The current row must pass as well: `absent`, or a policy that reads system columns."""
     record: bool = True
-    """The recorded row must pass; False for ``judge: current``."""
+    """The recorded row must pass; False for ``judge: current``, and where a policy is not `sayable`."""
+    same: frozenset[str] = frozenset()
+    """Columns in which the current row must be as recorded: then what passes for one passes for the other."""
 
 
 class Answer(msgspec.Struct, frozen=True):
@@ -204,7 +206,7 @@ def statement(question: Question) -> sql.Composed:
     ).format(
         table=table,
         same=same,
-        recorded=combined(question.policies, recorded) if question.record else sql.SQL("true"),
+        recorded=combined(question.policies, recorded) if question.record else _unchanged(sorted(question.same)),
     )
 
 
@@ -218,6 +220,19 @@ def combined(policies: Sequence[Policy], test: Callable[[Policy], sql.Composable
 def expression_of(policy: Policy) -> sql.Composable:
     """As PostgreSQL prints it; its percent signs would be placeholders in a query that has parameters."""
     return sql.SQL(f"({policy.expression.replace('%', '%%')})")
+
+
+def _unchanged(columns: Sequence[str]) -> sql.Composable:
+    """Byte for byte, for not every type has an equality."""
+    if not columns:
+        return sql.SQL("true")
+    now, recorded = (
+        sql.SQL(", ").join([sql.SQL(f"{source}.{{}}").format(sql.Identifier(name)) for name in columns])
+        for source in ("now", "(x.line)")
+    )
+    return sql.SQL("row({now})::record operator(pg_catalog.*=) row({recorded})::record").format(
+        now=now, recorded=recorded
+    )
 
 
 def _merged(question: Question, policy: Policy, table: sql.Identifier, alias: sql.Identifier) -> sql.Composable:

@@ -43,11 +43,12 @@ class Securing:
     def _questions_of(self, share: Share, questions: "_Questions") -> tuple[Places | None, Places | None]:
         """Where the answers about the deciding row, and about an UPDATE's old row, will be found.
 
-        A DELETE of which no whole old row is known cannot be judged: it goes to all, with the primary key only.
+        A DELETE of which no whole old row is known, or whose policies only PostgreSQL itself can run, cannot be judged:
+        it goes to all, with the primary key only.
         """
         change, table = share.judged.change, share.judged.table
         claims = list(dict.fromkeys(each.claims for each in share.subscriptions))
-        if share.is_delete and not is_full(change, table):
+        if share.is_delete and not (is_full(change, table) and _sayable(share.rights)):
             return None, None
         decisive = self._ask(questions, share, share.row, claims)
         if decisive is None:
@@ -70,9 +71,9 @@ class Securing:
         if not any(policy.permissive for policy in rights.policies) or not rights.usage:
             return None
         absent = self._lacks(share, row)
-        current = self._current and not is_old
+        current = (self._current or not _sayable(rights)) and not is_old
         system = {name for policy in rights.policies for name in policy.system_columns}
-        needs_current = bool(absent or system)
+        needs_current = bool(absent or system) or not _sayable(rights)
         if needs_current and is_old:
             return None
         if current or needs_current:
@@ -82,22 +83,23 @@ class Securing:
             # Only who may select the whole table may read system columns; an ordinary table's tableoid is known.
             if not current and not rights.whole_table and system - (set() if table.partitioned else {"tableoid"}):
                 return None
+        # Where PostgreSQL judges the current row in place of the recorded one, they must be alike in what is judged.
+        same = frozenset() if self._current or not current else _needed(share) - absent
+        if not same <= rights.columns:
+            return None
         line = line_of(table, row, self._codec)
         lent = frozenset() if current else absent
         return {
-            each: questions.add(table, rights, each, line, lent, current or needs_current, not current)
+            each: questions.add(table, rights, each, line, lent, current or needs_current, not current, same)
             for each in claims
         }
 
     def _lacks(self, share: Share, row: Cells) -> frozenset[str]:
         """The columns that the policies read and the row does not carry, or not for sure."""
-        table = share.judged.table
-        needed: set[str] = set()
-        for policy in share.rights.policies:
-            needed |= set(table.names) if policy.whole_row else policy.columns
+        needed = _needed(share)
         return frozenset(
             column.name
-            for column in table.columns
+            for column in share.judged.table.columns
             if column.name in needed
             and (
                 column.name not in row or (self._lossy and row[column.name][0] is None and column.base_oid in _INEXACT)
@@ -105,31 +107,53 @@ class Securing:
         )
 
 
+def _sayable(rights: Rights) -> bool:
+    return all(policy.sayable for policy in rights.policies)
+
+
+def _needed(share: Share) -> frozenset[str]:
+    """The columns that the policies read."""
+    needed: set[str] = set()
+    for policy in share.rights.policies:
+        needed |= set(share.judged.table.names) if policy.whole_row else policy.columns
+    return frozenset(needed)
+
+
 class _Questions:
     """The batch's questions: one for each table, role, claims and way of judging; rows that are alike once."""
 
     def __init__(self) -> None:
         self._lines: list[dict[str, int]] = []
-        self._made: list[tuple[Table, Rights, str, frozenset[str], bool, bool]] = []
-        self._index: dict[tuple[int, str, str, frozenset[str], bool, bool], int] = {}
+        self._made: list[tuple[Table, Rights, str, frozenset[str], bool, bool, frozenset[str]]] = []
+        self._index: dict[tuple[int, str, str, frozenset[str], bool, bool, frozenset[str]], int] = {}
 
     def add(
-        self, table: Table, rights: Rights, claims: str, line: str, absent: frozenset[str], current: bool, record: bool
+        self,
+        table: Table,
+        rights: Rights,
+        claims: str,
+        line: str,
+        absent: frozenset[str],
+        current: bool,
+        record: bool,
+        same: frozenset[str],
     ) -> tuple[int, int]:
         """(which question, which of its lines)"""
-        key = (table.oid, rights.role, claims, absent, current, record)
+        key = (table.oid, rights.role, claims, absent, current, record, same)
         at = self._index.get(key)
         if at is None:
             at = self._index[key] = len(self._made)
-            self._made.append((table, rights, claims, absent, current, record))
+            self._made.append((table, rights, claims, absent, current, record, same))
             self._lines.append({})
         lines = self._lines[at]
         return at, lines.setdefault(line, len(lines))
 
     def build(self) -> list[Question]:
         return [
-            Question(table, rights.policies, rights.role, claims, tuple(lines), absent, current, record)
-            for (table, rights, claims, absent, current, record), lines in zip(self._made, self._lines, strict=True)
+            Question(table, rights.policies, rights.role, claims, tuple(lines), absent, current, record, same)
+            for (table, rights, claims, absent, current, record, same), lines in zip(
+                self._made, self._lines, strict=True
+            )
         ]
 
 

@@ -79,6 +79,9 @@ class Policy(msgspec.Struct, frozen=True):
     """It reads the row as a whole, so every column."""
     system_columns: frozenset[str] = frozenset()
     """Those that it reads: ctid, tableoid, xmin, …, which no change carries."""
+    sayable: bool = True
+    """The role may use the schema of everything that it names. PostgreSQL runs a stored policy without asking that, but
+    nobody may write a query with such names."""
 
 
 class Rights(msgspec.Struct, frozen=True):
