@@ -4,8 +4,11 @@ Random roles, memberships, grants, policies, claims and rows, inserted, updated 
 what a plain SELECT shows that role under those claims, and the columns with what it may select.
 
 Mutations of the code that were tried, each of which makes it fail: restrictive policies ignored; permissive ones ANDed;
-polroles ignored; MEMBER in place of USAGE for them; polcmd ignored; FORCE ignored; owners not exempt; BYPASSRLS ignored;
-usage of the schema ignored; column privileges ignored; percent signs in policies not doubled; another's claims.
+polroles ignored; PUBLIC not among them; MEMBER in place of USAGE, for them and for owners; polcmd ignored; FORCE ignored;
+owners not exempt; BYPASSRLS ignored; usage of the schema ignored; column privileges ignored; percent signs in policies not
+doubled; another's claims; a column that the change lacks taken for null; the current row judged without the recorded one,
+or without asking whether it is the same; names in closed schemas not noticed; old records whole for all, or where one
+subscriber saw the old row; DELETEs not judged.
 """
 
 import json
@@ -37,6 +40,8 @@ EXPRESSIONS = [
     "owner = auth.uid()",
     "owner = (select auth.uid())",
     "owner::text = current_setting('request.jwt.claims', true)::json ->> 'sub'",
+    "owner = auth.uid() or level < 2",
+    "owner = auth.uid() or not hidden",
     "not hidden",
     "level < 3",
     "room is null or room = 1",
@@ -54,7 +59,7 @@ EXPRESSIONS = [
 # For these the current row may have to stand in: a value too long to be in an UPDATE, a system column, names in a schema
 # that the role may not use.
 NEEDY = [
-    "tableoid = 'app.docs'::regclass",
+    "tableoid = 'app.docs'::regclass and (owner = auth.uid() or level = 1)",
     "app.visible(docs)",
     "app.visible(docs.*) or level = 0",
     "coalesce(body, '') <> 'secret'",
@@ -135,12 +140,12 @@ def arrange(database: Database, dice: random.Random) -> tuple[bool, bool]:
     if full:
         database.execute("alter table app.docs replica identity full")
     needy = dice.random() < 0.5
-    for number in range(dice.randrange(5)):
-        command = dice.choice(["all", "select", "select", "select", "insert", "update", "delete"])
-        target = dice.choice(["public", dice.choice(ROLES), ", ".join(dice.sample(ROLES, 3))])
-        expression = dice.choice(EXPRESSIONS + NEEDY * needy)
+    for number in range(dice.choice([0, 1, 2, 3, 3, 4, 4])):
+        command = dice.choice(["all", "all", "select", "select", "select", "insert", "update", "delete"])
+        target = dice.choice(["public", "public", dice.choice(ROLES), ", ".join(dice.sample(ROLES, 3))])
+        expression = dice.choice(dice.choice([EXPRESSIONS, NEEDY]) if needy else EXPRESSIONS)
         clause = f"with check ({expression})" if command == "insert" else f"using ({expression})"
-        kind = dice.choice(["permissive", "permissive", "restrictive"])
+        kind = dice.choice(["permissive"] * 3 + ["restrictive"])
         database.execute(f"create policy p{number} on app.docs as {kind} for {command} to {target} {clause}")
     return needy, full
 
@@ -203,7 +208,7 @@ def test_an_event_reaches_exactly_those_to_whom_the_row_is_shown(database: Datab
             database.execute("delete from realtime.subscription")
             who: dict[str, tuple[str, dict[str, Any]]] = {}
             for role in ROLES:
-                for subject in dice.sample([*SUBJECTS, None], 2):
+                for subject in dice.sample([*SUBJECTS, None], 3):
                     claims = {"role": role} | ({"sub": subject} if subject else {})
                     who[database.subscribe("app.docs", **claims)] = (role, claims)
 
