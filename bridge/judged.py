@@ -128,5 +128,11 @@ def missing_key(change: Change, table: Table) -> str | None:
 
 
 def is_full(change: Change, table: Table) -> bool:
-    """Whether the old row is the whole row. wal2json does not tell, but the table's replica identity does."""
-    return change.old is not None and (table.identity == "f" if change.old_is_full is None else change.old_is_full)
+    """Whether the old row is the whole row. wal2json does not tell, but its columns and the table's replica identity do."""
+    if change.old is None:
+        return False
+    if change.old_is_full is not None:
+        return change.old_is_full
+    # Written before the identity was FULL: it is the key that was logged.
+    only_key = len(table.columns) > len(table.key) and set(change.old.shape.names) <= set(table.key)
+    return table.identity == "f" and not only_key

@@ -164,6 +164,18 @@ def test_a_key_that_was_added_or_dropped_counts(scene: Scene) -> None:
     assert [event.key for event in scene.raw] == [b'{"owner":"a","id":2}']
 
 
+def test_a_delete_logged_before_the_identity_was_full_goes_to_all_with_its_key(scene: Scene) -> None:
+    scene.database.execute("""
+        alter table note enable row level security;
+        create policy own on note using (owner = auth.jwt() ->> 'sub');
+        insert into note values (1, 'b', 'x')
+    """)
+    (event,) = scene.judge(before="delete from note", after="alter table note replica identity full")
+    assert event["wal"]["old_record"] == {"id": 1}
+    scene.database.execute("insert into note values (2, 'b', 'x')")
+    assert scene.judge(before="delete from note") == []
+
+
 def test_a_prepared_transaction_comes_when_it_commits(scene: Scene) -> None:
     (limit,) = scene.database.execute("show max_prepared_transactions")[0]
     assert int(limit) > 0
