@@ -7,6 +7,8 @@ import signal
 import subprocess
 from collections.abc import Mapping, Sequence
 
+from tests.servers.waiting import wait_until
+
 
 class Server:
     def __init__(self, home: pathlib.Path, name: str) -> None:
@@ -36,8 +38,10 @@ class Server:
             )
 
     def pause(self) -> None:
-        """Freeze it: connections stay, nothing is answered."""
+        """Freeze it: connections stay, nothing is answered. Its threads stop one by one, so this waits for the last:
+        a thread that still runs may well answer."""
         self._signal(signal.SIGSTOP)
+        wait_until(lambda: not self._running_threads(), f"{self._name}'s standing still", 10)
 
     def resume(self) -> None:
         self._signal(signal.SIGCONT)
@@ -48,8 +52,25 @@ class Server:
         if self._process is not None:
             self._process.wait(30)
 
+    def _running_threads(self) -> list[str]:
+        """Those of the process group that are neither stopped nor dead."""
+        if self._process is None:
+            return []
+        found = []
+        for status in pathlib.Path("/proc").glob("[0-9]*/stat"):
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+                if _fields(status)[2] == str(self._process.pid):
+                    threads = (status.parent / "task").glob("*/stat")
+                    found += [str(thread) for thread in threads if _fields(thread)[0] not in "TtZX"]
+        return found
+
     def _signal(self, number: signal.Signals) -> None:
         """To the process and all it has started: the process group is its own."""
         if self._process is not None:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self._process.pid, number)
+
+
+def _fields(status: pathlib.Path) -> list[str]:
+    """State, parent, process group, … of /proc/…/stat: what follows the name, which may hold anything."""
+    return status.read_text(errors="replace").rpartition(")")[2].split()
