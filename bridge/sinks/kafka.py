@@ -62,7 +62,7 @@ class KafkaSink:
         self._topics.open(names)
         # A batch never larger than what a topic takes: so a message that is refused as too large was alone, and the
         # others of its batch were not refused with it.
-        self._batch_bytes = min(LARGEST_BATCH_BYTES, self._topics.smallest_limit(names) or LARGEST_BATCH_BYTES)
+        self._batch_bytes = min(LARGEST_BATCH_BYTES, self._topics.smallest_limit or LARGEST_BATCH_BYTES)
         settings = {"batch.size": self._batch_bytes, **self._settings}
         self._batch_bytes = int(settings["batch.size"])
         self._producer = Producer({**settings, "error_cb": self._on_error, "logger": LibraryLog("producer")})
@@ -74,6 +74,12 @@ class KafkaSink:
             return False
         if self._failure is not None:
             raise self._failure
+        if event.key is None and self._topics is not None and self._topics.is_compacted(topic):
+            # Kafka would refuse its whole batch, and say it of each event.
+            ticket.sent(event.size)
+            reason = f"has no key, and topic {topic} is compacted (cleanup.policy), so Kafka takes only events with one"
+            self._rejections.append(Rejection(event, ticket, reason))
+            return True
         headers: Any = event.headers  # confluent-kafka's own type is invariant
         try:
             producer.produce(
@@ -89,8 +95,9 @@ class KafkaSink:
         return True
 
     def poll(self, timeout_seconds: float) -> Sequence[Rejection]:
-        if self._producer is None:
+        if self._producer is None or self._topics is None:
             return ()
+        self._topics.poll()
         self._producer.poll(timeout_seconds)
         if self._failure is not None:
             raise self._failure
@@ -133,9 +140,6 @@ class KafkaSink:
             size = _message_bytes(event)
             reason = f"of {size} bytes, larger than Kafka takes (message.max.bytes): {error.str()}"
             self._rejections.append(Rejection(event, ticket, reason))
-        elif code == KafkaError.INVALID_RECORD:
-            reason = f"refused by Kafka (a compacted topic takes no event without a key): {error.str()}"
-            self._rejections.append(Rejection(event, ticket, reason))
         elif self._failure is None:
             self._failure = self._refusal(error, event)
 
@@ -163,6 +167,12 @@ class KafkaSink:
             what = (
                 "a batch was larger than the topic's max.message.bytes: start again, and the bridge makes smaller ones;"
                 " where its login may not describe the topic's configuration, set sink.kafka.client.batch.size to less"
+            )
+        elif error.code() == KafkaError.INVALID_RECORD:
+            what = (
+                "a topic that is compacted takes no event without a key, and refuses others with it: start again, and the"
+                " bridge keeps such events from it; where its login may not describe the topic's configuration, grant"
+                " it DescribeConfigs"
             )
         else:
             what = _START_AGAIN

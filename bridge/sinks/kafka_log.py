@@ -19,6 +19,8 @@ class LibraryLog:
 
     def __init__(self, client: str) -> None:
         self._client = client
+        self.is_quiet = False
+        """Another client of the same brokers says the same: debug."""
         self._not_before: dict[str, float] = {}
 
     def log(self, level: int, _template: str, facility: str, _name: str, message: str) -> None:
@@ -27,5 +29,5 @@ class LibraryLog:
             return
         self._not_before[facility] = now + _AGAIN_SECONDS
         # Its "info" is an attempt that failed and is made again.
-        level = level if level >= logging.WARNING else logging.DEBUG
+        level = level if level >= logging.WARNING and not self.is_quiet else logging.DEBUG
         log.log(level, "librdkafka", client=self._client, facility=facility, message=message)

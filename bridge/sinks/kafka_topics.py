@@ -1,4 +1,4 @@
-"""Kafka's topics: whether they are there, and making those that may be made. Never blocks but in `open`.
+"""Kafka's topics: whether they are there, what they take, and making those that may be made. Never blocks but in `open`.
 
 Topics are asked for one by one and by name, as a login may be allowed to see only its own; and never by a way that
 would make the broker create them by itself.
@@ -32,6 +32,13 @@ _REFUSED_LOGIN: Final = {
     KafkaError.ILLEGAL_SASL_STATE,
 }
 _FORBIDDEN: Final = {KafkaError.TOPIC_AUTHORIZATION_FAILED, KafkaError.CLUSTER_AUTHORIZATION_FAILED}
+_PASSING: Final = {
+    KafkaError._TIMED_OUT,
+    KafkaError._TRANSPORT,
+    KafkaError.REQUEST_TIMED_OUT,
+    KafkaError.UNKNOWN_TOPIC_OR_PART,
+}
+"""Asked for a topic's configuration: a broker that is away, or has not heard of a new topic yet."""
 _IMPOSSIBLE: Final = {
     KafkaError.TOPIC_EXCEPTION,
     KafkaError.INVALID_REPLICATION_FACTOR,
@@ -45,13 +52,17 @@ _IMPOSSIBLE: Final = {
 class Topics:
     def __init__(self, settings: Settings, servers: str, create: CreateTopics | None) -> None:
         """`create`: how a missing topic is made; None where it may not be."""
-        callbacks: dict[str, Any] = {"error_cb": self._on_error, "logger": LibraryLog("admin")}
+        self._log = LibraryLog("admin")
+        callbacks: dict[str, Any] = {"error_cb": self._on_error, "logger": self._log}
         self._admin = AdminClient(settings | callbacks)
         self._servers = servers
         self._create = create
         self._ready: set[str] = set()
+        self._limits: dict[str, int] = {}
+        self._compacted: set[str] = set()
         self._asked: dict[str, Future[Any]] = {}
         self._creating: dict[str, Future[Any]] = {}
+        self._described: dict[str, Future[Any]] = {}
         self._not_before: dict[str, float] = {}
         self._trouble: KafkaError | None = None
 
@@ -72,10 +83,11 @@ class Topics:
                 )
             if time.monotonic() > last_seconds + OPEN_SECONDS:
                 raise self._unreachable(missing)
+        self._log.is_quiet = True
         log.info("kafka connected", servers=self._servers, topics=len(names))
 
     def are_there(self, name: str) -> bool:
-        """Whether the topic is there. If it is not known yet, finds out and makes it meanwhile: ask again.
+        """Whether the topic is there, and what it takes is known. If not yet, finds out and makes it: ask again.
 
         Raises SinkRefused where it cannot be.
         """
@@ -85,20 +97,24 @@ class Topics:
             self._asked_answer(name)
         elif name in self._creating:
             self._creating_answer(name)
+        elif name in self._described:
+            self._described_answer(name)
         elif self._not_before.get(name, 0.0) <= time.monotonic():
             self._ask([name])
         return name in self._ready
 
-    def smallest_limit(self, names: Iterable[str], timeout_seconds: float = 5.0) -> int | None:
-        """The least ``max.message.bytes`` of these topics; None where the broker does not tell us. Blocks."""
-        resources = [ConfigResource(ConfigResource.Type.TOPIC, name) for name in names]
-        limits = []
-        for name, future in self._admin.describe_configs(resources, request_timeout=timeout_seconds).items():
-            try:
-                limits.append(int(future.result(timeout_seconds)["max.message.bytes"].value))
-            except (KafkaException, KeyError, ValueError, TimeoutError) as error:
-                log.debug("topic's size limit unknown", topic=name.name, reason=str(error))
-        return min(limits, default=None)
+    def poll(self) -> None:
+        """Have what librdkafka reports of this client; unheard, it would pile up while the brokers are away."""
+        self._admin.poll(0)
+
+    @property
+    def smallest_limit(self) -> int | None:
+        """The least ``max.message.bytes`` of the topics so far; None where the broker does not tell us."""
+        return min(self._limits.values(), default=None)
+
+    def is_compacted(self, name: str) -> bool:
+        """Whether it takes no event without a key; False where the broker does not tell us."""
+        return name in self._compacted
 
     # -- asking and making -----------------------------------------------------------------------------------------
 
@@ -126,22 +142,46 @@ class Topics:
         if error is None:
             return
         if code == KafkaError.TOPIC_ALREADY_EXISTS:
-            self._ready.add(name)
+            self._describe(name)
         else:
             self._judge(name, code, error)
 
     def _answer(self, waiting: dict[str, Future[Any]], name: str) -> tuple[int | None, BaseException | None]:
-        """Takes a finished future away; without an error the topic is ready."""
+        """Takes a finished future away; without an error the topic is there."""
         future = waiting[name]
         if not future.done():
             return None, None
         del waiting[name]
         error = future.exception()
         if error is None:
-            self._ready.add(name)
             if waiting is self._creating:
                 log.info("topic created", topic=name)
+            self._describe(name)
         return error.args[0].code() if isinstance(error, KafkaException) else None, error
+
+    def _describe(self, name: str) -> None:
+        resource = ConfigResource(ConfigResource.Type.TOPIC, name)
+        self._described[name] = self._admin.describe_configs([resource], request_timeout=OPEN_SECONDS)[resource]
+
+    def _described_answer(self, name: str) -> None:
+        """A login may use a topic without being allowed to see its configuration: then it stays unknown."""
+        future = self._described[name]
+        if not future.done():
+            return
+        del self._described[name]
+        error = future.exception()
+        if error is None:
+            found = {setting: entry.value for setting, entry in future.result().items()}
+            if limit := found.get("max.message.bytes"):
+                self._limits[name] = int(limit)
+            if "compact" in (found.get("cleanup.policy") or ""):
+                self._compacted.add(name)
+        elif isinstance(error, KafkaException) and error.args[0].code() in _PASSING:
+            self._not_before[name] = time.monotonic() + _AGAIN_SECONDS
+            return
+        else:
+            log.debug("topic's configuration unknown", topic=name, reason=str(error))
+        self._ready.add(name)
 
     def _judge(self, name: str, code: int | None, error: BaseException) -> None:
         """What can never be is raised; the rest is tried again, soon."""

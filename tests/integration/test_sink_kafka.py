@@ -234,6 +234,17 @@ def test_nothing_is_lost_repeated_or_reordered_when_the_broker_dies(kafka: Kafka
     assert ids(kafka.read(f"{prefix}public.book")) == [an_event(number).id for number in range(2000)]
 
 
+def test_nothing_piles_up_in_either_client_while_the_broker_is_away(kafka: Kafka, opened: Opener) -> None:
+    driver = opened(client={"reconnect.backoff.ms": 10, "reconnect.backoff.max.ms": 20})
+    kafka.kill()
+    try:
+        driver.poll_for(2)
+        driver.poll()
+        assert len(driver.sink._topics._admin) < 5
+    finally:
+        kafka.restart()
+
+
 def test_a_full_queue_is_told_and_takes_again(kafka: Kafka, prefix: str, opened: Opener) -> None:
     driver = opened(client={"queue.buffering.max.messages": 100})
     kafka.pause()
@@ -298,6 +309,23 @@ def test_an_event_larger_than_the_topic_takes_is_rejected_alone(kafka: Kafka, pr
 
     assert [rejection.event.id for rejection in driver.rejections] == [an_event(300).id]
     assert ids(kafka.read(f"{prefix}public.book")) == [an_event(number).id for number in range(600) if number != 300]
+
+
+@pytest.mark.parametrize("tables", [[TABLE], []], ids=["known at start", "of later"])
+def test_of_a_batch_for_a_compacted_topic_only_what_has_no_key_is_rejected(
+    kafka: Kafka, prefix: str, opened: Opener, tables: list[tuple[str, str]]
+) -> None:
+    make_topic(kafka, f"{prefix}public.book", **{"cleanup.policy": "compact"})
+    driver = opened(tables=tables, client={"linger.ms": 50})
+    without_key = an_event(150, key=None)
+
+    driver.send(*(without_key if number == 150 else an_event(number) for number in range(300)))
+    driver.drain()
+
+    assert [rejection.event.id for rejection in driver.rejections] == [without_key.id]
+    assert f"topic {prefix}public.book is compacted" in driver.rejections[0].reason
+    assert driver.in_flight == 1
+    assert ids(kafka.read(f"{prefix}public.book")) == [an_event(number).id for number in range(300) if number != 150]
 
 
 def test_a_batch_too_large_for_a_topic_of_later_says_what_to_do(kafka: Kafka, prefix: str, opened: Opener) -> None:

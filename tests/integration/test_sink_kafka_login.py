@@ -24,6 +24,7 @@ from tests.integration.sinks import TABLE, Driver, an_event
 from tests.servers.kafka import Kafka
 from tests.servers.waiting import wait_until
 
+COMPACTED = {"cleanup.policy": "compact"}
 SECURED = """
 authorizer.class.name=org.apache.kafka.metadata.authorizer.StandardAuthorizer
 super.users=User:ANONYMOUS
@@ -121,6 +122,24 @@ def test_a_login_that_may_create_and_write_needs_no_more(asking: AskingKafka, pr
 
     assert len(asking.read(f"{prefix}public.book")) == 1
     made.sink.close()
+
+
+def test_a_login_that_may_not_see_that_a_topic_is_compacted_is_told(asking: AskingKafka, prefix: str) -> None:
+    topics = [NewTopic(f"{prefix}dead-letter", 1, 1), NewTopic(f"{prefix}public.book", 1, 1, config=COMPACTED)]
+    admin = asking.admin
+    for future in admin.create_topics(topics).values():
+        future.result(10)
+    asking.allow(prefix, AclOperation.DESCRIBE, AclOperation.WRITE)
+    driven = driver(asking, prefix, create=False)
+    driven.sink.open([TABLE])
+
+    driven.send(an_event(1), an_event(2, key=None), an_event(3))
+    with pytest.raises(SinkRefused, match="grant it DescribeConfigs"):
+        driven.drain()
+
+    assert driven.rejections == [], "what has a key could be delivered"
+    assert driven.in_flight == 3
+    driven.sink.close()
 
 
 def test_a_login_that_may_not_write_is_told_when_it_does(asking: AskingKafka, prefix: str) -> None:
