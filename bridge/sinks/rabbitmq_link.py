@@ -27,6 +27,8 @@ _BROKEN: Final = {501, 502, 503, 504, 505}
 """What the broker says of a client that breaks the protocol."""
 _STEADY_SECONDS: Final = 30.0
 """A connection that lasted so long was in order."""
+_LIMIT_REACHED: Final = "connection limit ("
+"""Said with the same code as a vhost that does not exist; but others leave, and the broker notices lost connections."""
 _WRONG_CERTIFICATE: Final = "CERTIFICATE_VERIFY_FAILED"
 _INNERMOST: Final = re.compile(r"last exception - (?:AMQP\w+: )?(.*?); first exception", re.DOTALL)
 _IN_TEXT: Final = re.compile(r"ConnectionClosedByBroker: \((\d+)\) ['\"](.*?)['\"](?:['\"],)?\)*$")
@@ -52,6 +54,11 @@ def parameters(url: str) -> pika.URLParameters:
     """Raises ConfigError, without the URL: it holds the password."""
     try:
         made = pika.URLParameters(url)
+    except OSError as error:
+        raise ConfigError(
+            f"sink.rabbitmq.url: the certificates in its ssl_options cannot be loaded: {error.strerror}. What to do: name"
+            " readable PEM files"
+        ) from None
     except Exception:
         raise ConfigError(
             "sink.rabbitmq.url: cannot be understood. What to do: write it as amqp://user:password@host:5672/vhost, with"
@@ -217,7 +224,7 @@ class Link:
         if time.monotonic() - self._open_since > _STEADY_SECONDS:
             self._backoff.reset()
         self._open_since = float("inf")
-        if code in {ACCESS_REFUSED, _NOT_ALLOWED}:
+        if code in {ACCESS_REFUSED, _NOT_ALLOWED} and _LIMIT_REACHED not in text:
             self.failure = self.failure or SinkRefused(
                 f"RabbitMQ at {self.place} refuses the login: {text}. What to do: check user, password and vhost in"
                 " sink.rabbitmq.url, and the user's permissions"

@@ -1,9 +1,11 @@
 """The RabbitMQ sink against a real broker."""
 
 import contextlib
+import pathlib
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
+from urllib.parse import quote
 
 import pika
 import pytest
@@ -195,6 +197,21 @@ def test_what_nobody_is_bound_to_is_parked_before_it_counts(reader: Reader, pref
     assert (body, properties.headers["id"]) == (an_event(7).value, an_event(7).id)
 
 
+def test_each_returned_message_is_told_from_the_routable_ones_around_it(
+    reader: Reader, prefix: str, opened: Opener
+) -> None:
+    driver = opened()
+    reader.bind("public.book.insert")
+    events = [an_event(number, kind="INSERT" if number % 3 else "UPDATE") for number in range(5000)]
+    events += events[-300:]  # as after a lost stream: an id may be on its way twice
+
+    driver.send(*events)
+    driver.drain()
+
+    assert reader.ids() == [event.id for event in events if event.kind == "INSERT"]
+    assert reader.ids(f"{prefix}unrouted") == [event.id for event in events if event.kind == "UPDATE"]
+
+
 def test_it_may_stop_the_bridge(opened: Opener, reader: Reader) -> None:
     driver = opened(unroutable="stop")
 
@@ -304,6 +321,39 @@ def test_a_connection_closed_by_the_broker_is_made_again(rabbitmq: RabbitMQ, rea
 
     reader.reconnect()
     assert list(dict.fromkeys(reader.ids())) == ids(100)
+
+
+def test_a_connection_limit_is_waited_for(rabbitmq: RabbitMQ, reader: Reader, opened: Opener) -> None:
+    driver = opened()
+    reader.bind()
+    rabbitmq.control("set_vhost_limits", "-p", "/", '{"max-connections": 0}')
+    try:
+        rabbitmq.control("close_all_connections", "test")
+        driver.poll_for(0.5)
+        assert not driver.sink.send(an_event(1), driver.checkpoint.current)
+    finally:
+        rabbitmq.control("clear_vhost_limits", "-p", "/")
+
+    driver.send(an_event(1))
+    driver.drain()
+
+    reader.reconnect()
+    assert reader.ids() == [an_event(1).id]
+
+
+def test_heartbeats_go_on_while_nothing_is_sent(rabbitmq: RabbitMQ, reader: Reader, opened: Opener) -> None:
+    driver = opened(url=f"{rabbitmq.url}?heartbeat=1")
+    reader.bind()
+    ours = [
+        line for line in rabbitmq.control("list_connections", "pid", "timeout").splitlines() if line.endswith("\t1")
+    ]
+
+    for _ in range(9):
+        time.sleep(0.5)  # as the pipeline does: rarely, while PostgreSQL is silent
+        driver.poll()
+
+    assert len(ours) == 1
+    assert ours[0] in rabbitmq.control("list_connections", "pid", "timeout")
 
 
 def test_an_exchange_deleted_in_mid_stream_is_made_again(reader: Reader, prefix: str, opened: Opener) -> None:
@@ -502,6 +552,15 @@ def test_no_broker_is_unreachable_within_seconds(opened: Opener, monkeypatch: py
 def test_a_url_that_is_none_is_named_without_its_password() -> None:
     with pytest.raises(ConfigError, match=r"^sink\.rabbitmq\.url: ") as raised:
         RabbitMQSink(RabbitMQConfig(url="amqp://guest:hush-hush@localhost:port/x"))
+
+    assert "hush" not in str(raised.value)
+
+
+def test_certificates_that_cannot_be_loaded_are_named(tmp_path: pathlib.Path) -> None:
+    options = quote(repr({"ca_certs": str(tmp_path / "none.pem")}))
+
+    with pytest.raises(ConfigError, match=r"^sink\.rabbitmq\.url: the certificates .* No such file") as raised:
+        RabbitMQSink(RabbitMQConfig(url=f"amqps://guest:hush-hush@localhost/%2F?ssl_options={options}"))
 
     assert "hush" not in str(raised.value)
 

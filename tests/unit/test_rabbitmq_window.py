@@ -54,13 +54,17 @@ def test_each_message_is_settled_once(data: st.DataObject) -> None:
 
 
 def test_a_returned_message_is_marked_and_its_twin_only_by_the_next() -> None:
-    window = filled(1)
-    window.add(Outgoing(an_event(1), TICKET, 2))
+    window = filled(0)
+    first, second = (Outgoing(an_event(1), TICKET, number) for number in (1, 2))
+    window.add(first)
+    window.add(second)
 
-    assert window.mark_returned(an_event(1).id, "NO_ROUTE")
+    assert window.mark_returned(an_event(1).id, "first")
+    assert (first.returned, second.returned) == ("first", None)
+    assert window.mark_returned(an_event(1).id, "second")
+    assert (first.returned, second.returned) == ("first", "second")
 
-    (first, second) = window.settle(2, multiple=True)
-    assert (first.returned, second.returned) == ("NO_ROUTE", None)
+    assert not window.mark_returned(an_event(1).id, "third")
     assert not window.mark_returned("another", "NO_ROUTE")
 
 
