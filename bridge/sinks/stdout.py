@@ -4,6 +4,7 @@ A reader that is slow fills the pipe: then the sink says "full" until there is r
 last of its bytes is in the pipe.
 """
 
+import errno
 import os
 import select
 from collections import deque
@@ -101,7 +102,12 @@ class _Output:
         return bool(self._buffer)
 
     def _closed(self, error: OSError | None) -> SinkRefused:
+        if error is None or error.errno == errno.EPIPE:
+            return SinkRefused(
+                f"{self._name} is closed: nobody reads the events any more. What to do: keep the reader of the pipe"
+                " running; what it did not get comes again"
+            )
         return SinkRefused(
-            f"{self._name} is closed{f': {error.strerror}' if error else ''}: nobody reads the events any more. What to"
-            f" do: keep the reader of the pipe running; what it did not get comes again"
+            f"{self._name} cannot be written to: {error.strerror}. What to do: mend that and start again; what was not"
+            " written comes again"
         )

@@ -123,6 +123,17 @@ def test_a_reader_that_has_gone_ends_it(pipes: Pipes) -> None:
     assert pipes.driver.in_flight == 1
 
 
+def test_a_full_disk_ends_it_and_is_told() -> None:
+    with open("/dev/full", "wb") as full:  # noqa: PTH123  # it is no file
+        driver = Driver(StdoutSink(full.fileno(), full.fileno()))
+        driver.send(an_event())
+
+        with pytest.raises(SinkRefused, match="stdout cannot be written to: No space left"):
+            driver.poll()
+
+    assert driver.in_flight == 1
+
+
 def test_waiting_for_a_reader_takes_as_long_as_it_may_and_no_longer(pipes: Pipes) -> None:
     pipes.driver.send_while_it_takes(an_event(number, value=b"x" * 10_000) for number in range(200))
 
