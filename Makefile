@@ -1,5 +1,5 @@
 # make demo | test | test-unit | lint: each installs what it needs first; a second run finds everything in place.
-.PHONY: demo test test-unit test-versions lint format lock wheel venv tools clean
+.PHONY: demo test test-unit test-versions torture lint format lock wheel venv tools clean
 
 VENV = .venv/bin
 PYTEST = $(VENV)/python -m pytest
@@ -26,6 +26,12 @@ test-versions:
 	@POSTGRES_VERSIONS="$(VERSIONS)" tools/install.sh tests
 	@tools/venv.sh
 	@set -e; for version in $(VERSIONS); do echo "PostgreSQL $$version"; $(PYTEST) --postgres=$$version; done
+
+# Everything dies while random transactions run: TARGET is kafka, rabbitmq or exactly-once.
+torture:
+	@tools/install.sh tests
+	@tools/venv.sh
+	@$(VENV)/python -m tests.torture $(or $(TARGET),kafka) $(or $(SECONDS),60) $(or $(SEED),$(shell date +%s))
 
 lint: venv
 	$(VENV)/ruff check

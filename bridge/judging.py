@@ -77,6 +77,12 @@ class Judging:
         Raises SourceUnreachable when a connection is lost (reconnect, and stream from the confirmed LSN again), and
         PoisonError where `on_failure: stop` meets a change that can never succeed.
         """
+        try:
+            return self._process(messages)
+        except psycopg.Error as error:
+            raise translate(error, "judging changes") from error
+
+    def _process(self, messages: Sequence[Message]) -> list[Output]:
         changes = [message for message in messages if isinstance(message, Change)]
         if not (len(self._subscriptions) or self._pending or any(map(is_subscription_change, changes))):
             changes = []
@@ -108,13 +114,9 @@ class Judging:
         """Open the catalog's transaction with a snapshot that contains the transactions `xids`."""
         pause = _FIRST_WAIT_SECONDS
         while True:
-            try:
-                snapshot = self._catalog.begin()
-                if all(map(snapshot.contains, xids)):
-                    return
-                self._catalog.end()
-            except psycopg.Error as error:
-                raise translate(error, "reading the catalog") from error
+            if all(map(self._catalog.begin().contains, xids)):
+                return
+            self._catalog.end()
             self._wait(pause)
             pause = min(pause * 2, _LONGEST_WAIT_SECONDS)
 
@@ -130,7 +132,7 @@ class Judging:
                 if not is_transient(error) or any(
                     connection.broken or connection.closed for connection in self._connections
                 ):
-                    raise translate(error, "judging changes") from error
+                    raise
                 log.warning("judging is tried again", sqlstate=error.sqlstate, pause_seconds=pause)
             self._catalog.end()
             self._wait(pause)

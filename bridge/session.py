@@ -176,7 +176,10 @@ class Session:
             options = wal2json_options(settings.include, settings.exclude)
         else:
             assert settings.publication is not None
-            require_publication(self.connection, settings.publication, list(self.subscriptions.entities()))
+            try:
+                require_publication(self.connection, settings.publication, list(self.subscriptions.entities()))
+            except psycopg.Error as error:
+                raise translate(error, f"reading publication {settings.publication}") from error
             options = pgoutput_options(settings.publication, version)
         self.stream.start(settings.slot, lsn, options)
         log.info(

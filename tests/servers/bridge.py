@@ -18,7 +18,12 @@ class BridgeProcess:
     """`walrus-bridge run`, with a config or with the original worker's options."""
 
     def __init__(
-        self, folder: pathlib.Path, *, config: dict[str, Any] | None = None, arguments: tuple[str, ...] = ()
+        self,
+        folder: pathlib.Path,
+        *,
+        config: dict[str, Any] | None = None,
+        arguments: tuple[str, ...] = (),
+        program: tuple[str, ...] = ("-m", "bridge"),
     ) -> None:
         self.events: list[dict[str, Any]] = []
         """What stdout has carried so far."""
@@ -29,7 +34,7 @@ class BridgeProcess:
         self._log = folder / "bridge.log"
         with self._log.open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "bridge", *arguments],
+                [sys.executable, *program, *arguments],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=log,

@@ -1,0 +1,35 @@
+"""Everything dies while random transactions run, and nothing is lost; where a bridge loses something, it is found."""
+
+import os
+
+import pytest
+
+from tests.torture.broken import VARIANTS
+from tests.torture.run import Torture, torture
+
+SECONDS = 40
+
+
+@pytest.mark.parametrize("target", ["kafka", "rabbitmq"])
+def test_nothing_is_lost_whatever_dies(target: str, capsys: pytest.CaptureFixture[str]) -> None:
+    seed = int.from_bytes(os.urandom(3))
+    lines: list[str] = []
+    clean = torture(target, SECONDS, seed, lines.append)
+    with capsys.disabled():
+        print("\n" + "\n".join(lines))  # noqa: T201  # the counts, and the seed of a failing run
+    assert clean, "\n".join(lines)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_a_bridge_that_is_broken_is_found(variant: str) -> None:
+    broken = Torture("kafka", 1, ("-m", "tests.torture.broken", variant))
+    try:
+        broken.start()
+        for _ in range(3):
+            broken.live(1)
+            broken.stall_and_kill_bridge()
+        report = broken.verdict()
+    finally:
+        broken.close()
+    assert report.lost
+    assert not report.phantom
