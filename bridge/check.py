@@ -152,7 +152,7 @@ def _sink(config: Config, tables: list[tuple[str, str]]) -> Finding:
     """Open the sink as a start does: the broker answers, and each subscribed table's destination can be used."""
     name = next(name for name in ("kafka", "rabbitmq", "stdout") if getattr(config.sink, name) is not None)
     try:
-        with contextlib.closing(make_sink(config.sink)) as sink:
+        with contextlib.closing(make_sink(config)) as sink:
             sink.open(tables)
     except BridgeError as raised:
         return of_error(f"sink.{name}", raised)

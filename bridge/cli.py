@@ -208,7 +208,7 @@ def _run(config: Config, file: Path | None, *, wait: bool = False, accept_gap: b
 def _sink(config: Config, file: Path | None) -> Sink:
     """The sink, which knows what its settings may be. Connects to nothing yet."""
     try:
-        return make_sink(config.sink)
+        return make_sink(config)
     except ConfigError as error:
         raise ConfigError(f"{file}: {error}") from error
 

@@ -191,7 +191,7 @@ class Config(Section, frozen=True):
     events: Annotated[Events, _about("What events hold.")] = msgspec.field(default_factory=Events)
     delivery: Annotated[
         Literal["at_least_once", "exactly_once"],
-        _about("The delivery promise. exactly_once is not available in this version."),
+        _about("The delivery promise. exactly_once: to Kafka, for consumers that read committed messages only."),
     ] = "at_least_once"
     on_failure: Annotated[
         Literal["dead_letter", "stop"],

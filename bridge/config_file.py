@@ -170,8 +170,8 @@ def faults(config: Config) -> Iterable[tuple[str, str]]:
         yield "events.max_record_bytes", "must be at least 1"
     if config.limits.in_flight < 1:
         yield "limits.in_flight", "must be at least 1"
-    if config.delivery != "at_least_once":
-        yield "delivery", f"exactly_once is {_UNAVAILABLE}; use at_least_once"
+    if config.delivery == "exactly_once" and config.sink.kafka is None:
+        yield "delivery", "exactly_once is possible with sink.kafka only, which has transactions; use at_least_once"
     if config.limits.events_per_second is not None:
         yield "limits.events_per_second", f"{_UNAVAILABLE}; use null"
     if config.limits.per_table:

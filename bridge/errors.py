@@ -81,6 +81,12 @@ class SinkUnreachable(Transient):
     exit = Exit.SINK_UNREACHABLE
 
 
+class SinkAborted(Transient):
+    """The sink has given up what it had not committed: stream it again from the sink's position (exactly once)."""
+
+    exit = Exit.SINK_UNREACHABLE
+
+
 class SinkRefused(BridgeError):
     exit = Exit.SINK_REFUSED
 

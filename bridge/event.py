@@ -11,6 +11,8 @@ from bridge.change import Kind
 SMALL_VALUE_BYTES = 64
 """In an event that says 413, values of more JSON bytes than this are left out."""
 
+_ORDER_LENGTH = 16 + 1 + 16 + 1 + 8
+
 LARGEST_BURIED_BYTES = 64 << 10
 """A rejected event larger than this is not in its dead letter."""
 
@@ -35,6 +37,11 @@ class Event(msgspec.Struct, gc=False):
     commit_seconds: int
     """The commit time, whole seconds since 1970: AMQP's timestamp property."""
     dead_letter: bool = False
+
+    @property
+    def order(self) -> str:
+        """``commit LSN/LSN/seq`` of its change, in hexadecimal: sorts as changes do, and the events of one share it."""
+        return self.id[self.id.index("/") + 1 :][:_ORDER_LENGTH]
 
     @property
     def size(self) -> int:

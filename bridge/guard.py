@@ -61,6 +61,21 @@ class Guard:
             log.warning("gap accepted", reason=found)
         self.raise_ceiling(confirmed)
 
+    def check_sink(self, known: tuple[str, int, int], confirmed: int, *, accept_gap: bool) -> None:
+        """Compare the slot, which stands at `confirmed`, with how far the sink has the stream by its own account:
+        (system identifier, timeline, end LSN). Raises GapError."""
+        system, timeline, end = known
+        if confirmed > end:
+            found: str | None = (
+                f"slot {self._slot} stands at {format_lsn(confirmed)}, and what the sink holds ends at {format_lsn(end)}"
+            )
+        else:
+            found = gap((system, timeline, end), self._identity, self._slot, end)
+        if found is not None:
+            if not accept_gap:
+                raise GapError(f"{found}. {_WAY_OUT}")
+            log.warning("gap accepted", reason=found)
+
     def needs_raising(self, confirmed: int) -> bool:
         return self._kept and confirmed + SLACK_BYTES // 2 > self.ceiling
 

@@ -64,14 +64,20 @@ class Destinations:
             for label, name in overrides.items():
                 self._check(label, name)
             for ours, name in (("dead letters", self.dead_letters), ("unroutable messages", f"{prefix}unrouted")):
-                self._check(ours, name)
-                self._taken[self._like(name)] = ours
+                self._reserve(ours, name)
         except SinkRefused as error:
             raise ConfigError(str(error)) from error
 
     @property
     def dead_letters(self) -> str:
         return f"{self._prefix}dead-letter"
+
+    def positions(self, slot: str) -> str:
+        """The topic that holds the position of a slot's stream (delivery: exactly_once).
+
+        A table never has it: in a table's name what follows a hyphen is hexadecimal, and a dot is before the table.
+        """
+        return f"{self._prefix}position-{slot}"
 
     def of(self, schema: str, table: str) -> str:
         """The topic or exchange of a table. Raises SinkRefused where there can be none."""
@@ -92,6 +98,10 @@ class Destinations:
                 )
             self._known[schema, table] = name
         return name
+
+    def _reserve(self, ours: str, name: str) -> None:
+        self._check(ours, name)
+        self._taken[self._like(name)] = ours
 
     @property
     def _way_out(self) -> str:

@@ -78,6 +78,9 @@ class Pipeline:
         self._prepare = prepare
         self._session: Session | None = None
         self._checkpoint = Checkpoint()
+        self._start_lsn = 0
+        self._done = ""
+        """Events up to this `order` are skipped, for the sink has them (exactly once)."""
         self._rejections: deque[Rejection] = deque()
         self._status_sent = 0
         self._status_at = 0.0
@@ -124,6 +127,10 @@ class Pipeline:
 
     def _send(self, event: Event) -> None:
         """Hand the event to the sink; while it is full, all else goes on but reading."""
+        if self._done:
+            if event.order <= self._done:
+                return
+            self._done = ""
         self._events += 1
         self._hand_over(event, self._checkpoint.current)
         self._bury_rejections()
@@ -158,7 +165,7 @@ class Pipeline:
         self._rejections.extend(self._sink.poll(seconds))
         now = time.monotonic()
         self._health.turn()
-        confirmed = self._checkpoint.advance()
+        confirmed = self._confirmable()
         since = now - self._status_at
         if since >= STATUS_SECONDS or (confirmed > self._status_sent and since >= STATUS_MOVED_SECONDS):
             self._confirm(confirmed, now)
@@ -170,6 +177,9 @@ class Pipeline:
                 in_flight=self._checkpoint.in_flight_events,
             )
             self._events, self._progress_at = 0, now
+
+    def _confirmable(self) -> int:
+        return max(self._start_lsn, self._sink.confirmable(self._checkpoint.advance()))
 
     def _confirm(self, lsn: int, now: float) -> None:
         """Tell PostgreSQL what is delivered, never past the guard's ceiling."""
@@ -239,14 +249,24 @@ class Pipeline:
                 # Last, so that nothing holds WAL back where something else is wrong; and who subscribed before it counts.
                 slot = session.make_slot(accept_gap=self._settings.accept_gap)
                 session.load_subscriptions()
-            # What was acknowledged meanwhile counts; what was in flight with the old stream comes again.
-            confirmed = max(slot.confirmed_lsn or 0, self._checkpoint.advance())
-            guard.check(confirmed, accept_gap=self._settings.accept_gap and first)
-            session.start(confirmed)
+            confirmed = slot.confirmed_lsn or 0
+            accept_gap = self._settings.accept_gap and first
+            guard.check(confirmed, accept_gap=accept_gap)
+            position = self._sink.resume(session.identity)
+            if position is None:
+                # What was acknowledged meanwhile counts; what was in flight with the old stream comes again.
+                start, done = max(confirmed, self._checkpoint.advance()), ""
+            else:
+                known = (position.system_identifier, position.timeline, position.end_lsn)
+                guard.check_sink(known, confirmed, accept_gap=accept_gap)
+                start, done = max(confirmed, position.end_lsn), position.last_event
+                self._rejections.clear()
+            session.start(start)
         except BaseException:
             session.close()
             raise
-        self._checkpoint = Checkpoint(confirmed)
+        self._checkpoint = Checkpoint(start)
+        self._start_lsn, self._done = start, done
         self._status_sent, self._status_at = 0, 0.0
         self._heartbeat_at = time.monotonic()
         self._session = session
@@ -320,7 +340,7 @@ class Pipeline:
             with contextlib.suppress(Stopping):
                 self._bury_rejections()
             self._last_words(lambda: self._tick(0.02))
-        confirmed = self._checkpoint.advance()
+        confirmed = self._confirmable()
         self._last_words(lambda: self._confirm(confirmed, time.monotonic()))
         log.info("stopped", confirmed=format_lsn(confirmed), in_flight=self._checkpoint.in_flight_events)
         if self._checkpoint.in_flight_events:

@@ -1,19 +1,24 @@
 """Where events go: one module for each sink, one line for each here."""
 
-from bridge.config import Sink as SinkConfig
+from bridge.config import Config
 from bridge.sinks.base import Sink
 
 
-def make_sink(config: SinkConfig) -> Sink:
+def make_sink(config: Config) -> Sink:
     """The sink that the config names. Raises ConfigError for settings that cannot be; connects to nothing yet."""
-    if config.kafka is not None:
+    sink = config.sink
+    if sink.kafka is not None and config.delivery == "exactly_once":
+        from bridge.sinks.kafka_exactly_once import ExactlyOnceSink
+
+        return ExactlyOnceSink(sink.kafka, config.source.slot)
+    if sink.kafka is not None:
         from bridge.sinks.kafka import KafkaSink
 
-        return KafkaSink(config.kafka)
-    if config.rabbitmq is not None:
+        return KafkaSink(sink.kafka)
+    if sink.rabbitmq is not None:
         from bridge.sinks.rabbitmq import RabbitMQSink
 
-        return RabbitMQSink(config.rabbitmq)
+        return RabbitMQSink(sink.rabbitmq)
     from bridge.sinks.stdout import StdoutSink
 
     return StdoutSink()

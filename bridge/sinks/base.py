@@ -12,6 +12,7 @@ import msgspec
 
 from bridge.checkpoint import Ticket
 from bridge.event import Event
+from bridge.lsn import Identity
 
 
 class Rejection(msgspec.Struct, frozen=True):
@@ -23,12 +24,31 @@ class Rejection(msgspec.Struct, frozen=True):
     reason: str
 
 
+class Position(msgspec.Struct, frozen=True):
+    """How far the stream has come that a sink holds, by the sink's own account (exactly once)."""
+
+    system_identifier: str
+    timeline: int
+    end_lsn: int
+    """The end of a transaction: it and all before it are there, or had no events."""
+    last_event: str
+    """`Event.order` of the last event there; empty: none yet. It may be in the middle of a transaction."""
+
+
 class Sink(Protocol):
     def open(self, tables: Iterable[tuple[str, str]]) -> None:
         """Connect, and make what the subscribed tables (schema, name) and the dead letters need.
 
         Blocks. Raises SinkUnreachable, or SinkRefused with what to do. Calls itself at most once.
         """
+
+    def resume(self, identity: Identity) -> Position | None:
+        """Before each start of the stream of that server: where it may go on. Whatever is not yet there for good is
+        forgotten. None: the sink keeps no such account.
+
+        Blocks for seconds. Raises SinkUnreachable, SinkRefused.
+        """
+        return None
 
     def send(self, event: Event, ticket: Ticket) -> bool:
         """Take the event (calling ``ticket.sent``), or say False: full, poll and offer it again. Never blocks.
@@ -39,8 +59,13 @@ class Sink(Protocol):
     def poll(self, timeout_seconds: float) -> Sequence[Rejection]:
         """Drive the I/O for at most that long, acknowledge tickets, reconnect; what can never be delivered.
 
-        Raises SinkRefused for what cannot pass by waiting. Errors in callbacks are latched and raised here.
+        Raises SinkRefused for what cannot pass by waiting, SinkAborted. Errors in callbacks are latched and raised
+        here.
         """
+
+    def confirmable(self, lsn: int) -> int:
+        """All events up to `lsn` have been acknowledged: up to where may the slot be confirmed?"""
+        return lsn
 
     def fileno(self) -> int | None:
         """A socket whose readability means that `poll` has work; None where there is none (poll every 2 ms then)."""

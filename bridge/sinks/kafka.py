@@ -18,29 +18,29 @@ from bridge.config import Kafka as KafkaConfig
 from bridge.errors import BridgeError, SinkRefused
 from bridge.event import Event
 from bridge.naming import Destinations
-from bridge.sinks.base import Rejection
+from bridge.sinks.base import Rejection, Sink
 from bridge.sinks.kafka_log import LibraryLog
 from bridge.sinks.kafka_settings import LARGEST_BATCH_BYTES, admin_settings, bootstrap_servers, producer_settings
 from bridge.sinks.kafka_topics import Topics
 
 log = structlog.get_logger()
 
-_BATCH_OVERHEAD_BYTES: Final = 512
+BATCH_OVERHEAD_BYTES: Final = 512
 """More than what Kafka's format adds to one message and its headers."""
 
-_FORBIDDEN: Final = {
+FORBIDDEN: Final = {
     KafkaError.TOPIC_AUTHORIZATION_FAILED,
     KafkaError.CLUSTER_AUTHORIZATION_FAILED,
     KafkaError.TRANSACTIONAL_ID_AUTHORIZATION_FAILED,
 }
-_GONE: Final = {
+GONE: Final = {
     KafkaError.UNKNOWN_TOPIC_OR_PART,
     KafkaError._UNKNOWN_TOPIC,
     KafkaError._UNKNOWN_PARTITION,
 }
 
 
-class KafkaSink:
+class KafkaSink(Sink):
     def __init__(self, config: KafkaConfig) -> None:
         """Raises ConfigError for settings that cannot be. Connects to nothing yet."""
         self._settings = producer_settings(config.client)
@@ -48,6 +48,8 @@ class KafkaSink:
         self._create = CreateTopics() if config.create_topics is True else config.create_topics or None
         self._destinations = Destinations("sink.kafka.topic", config.topic, config.prefix, config.topics, kafka=True)
         self._batch_bytes = LARGEST_BATCH_BYTES
+        self._own_topics: dict[str, dict[str, str]] = {}
+        """Topics of one partition besides, each with the configuration that it is made with."""
         self._routes: dict[tuple[str, str], str] = {}
         """The topics of tables that are known to be there."""
         self._rejections: list[Rejection] = []
@@ -57,16 +59,17 @@ class KafkaSink:
 
     def open(self, tables: Iterable[tuple[str, str]]) -> None:
         wanted = {table: self._destinations.of(*table) for table in tables}
-        names = list(dict.fromkeys([self._destinations.dead_letters, *wanted.values()]))
-        self._topics = Topics(admin_settings(self._settings), self._servers, self._create)
+        names = list(dict.fromkeys([self._destinations.dead_letters, *self._own_topics, *wanted.values()]))
+        self._topics = Topics(admin_settings(self._settings), self._servers, self._create, self._own_topics)
         self._topics.open(names)
         # A batch never larger than what a topic takes: so a message that is refused as too large was alone, and the
         # others of its batch were not refused with it.
         self._batch_bytes = min(LARGEST_BATCH_BYTES, self._topics.smallest_limit or LARGEST_BATCH_BYTES)
         settings = {"batch.size": self._batch_bytes, **self._settings}
         self._batch_bytes = int(settings["batch.size"])
-        self._producer = Producer({**settings, "error_cb": self._on_error, "logger": LibraryLog("producer")})
+        self._settings = settings
         self._routes = wanted
+        self._produce_anew()
 
     def send(self, event: Event, ticket: Ticket) -> bool:
         producer, topic = self._producer, self._topic(event)
@@ -74,11 +77,10 @@ class KafkaSink:
             return False
         if self._failure is not None:
             raise self._failure
-        if event.key is None and self._topics is not None and self._topics.is_compacted(topic):
-            # Kafka would refuse its whole batch, and say it of each event.
+        unfit = self._unfit(event, topic)
+        if unfit is not None:
             ticket.sent(event.size)
-            reason = f"has no key, and topic {topic} is compacted (cleanup.policy), so Kafka takes only events with one"
-            self._rejections.append(Rejection(event, ticket, reason))
+            self._rejections.append(Rejection(event, ticket, unfit))
             return True
         headers: Any = event.headers  # confluent-kafka's own type is invariant
         try:
@@ -98,7 +100,10 @@ class KafkaSink:
         if self._producer is None or self._topics is None:
             return ()
         self._topics.poll()
-        self._producer.poll(timeout_seconds)
+        try:
+            self._producer.poll(timeout_seconds)
+        except KafkaException as error:  # a fatal one
+            self._on_error(error.args[0])
         if self._failure is not None:
             raise self._failure
         rejections, self._rejections = self._rejections, []
@@ -112,6 +117,16 @@ class KafkaSink:
         if self._producer is not None:
             self._producer.purge(blocking=False)
         self._producer = self._topics = None
+
+    def _produce_anew(self) -> None:
+        callbacks: dict[str, Any] = {"error_cb": self._on_error, "logger": LibraryLog("producer")}
+        self._producer = Producer(self._settings | callbacks)
+
+    def _unfit(self, event: Event, topic: str) -> str | None:
+        """Why Kafka would refuse it, and its whole batch with it, saying so of each event; None: it may be sent."""
+        if event.key is None and self._topics is not None and self._topics.is_compacted(topic):
+            return f"has no key, and topic {topic} is compacted (cleanup.policy), so Kafka takes only events with one"
+        return None
 
     def _topic(self, event: Event) -> str | None:
         """None while it is not known to be there."""
@@ -137,7 +152,7 @@ class KafkaSink:
         """`alone`: the error is of this event, not of the batch that it was in."""
         code = error.code()
         if code == KafkaError.MSG_SIZE_TOO_LARGE and (alone or self._was_alone(event)):
-            size = _message_bytes(event)
+            size = message_bytes(event)
             reason = f"of {size} bytes, larger than Kafka takes (message.max.bytes): {error.str()}"
             self._rejections.append(Rejection(event, ticket, reason))
         elif self._failure is None:
@@ -145,7 +160,7 @@ class KafkaSink:
 
     def _was_alone(self, event: Event) -> bool:
         """Whether it had a batch of its own: nothing joins a message that fills one by itself."""
-        return _message_bytes(event) + _BATCH_OVERHEAD_BYTES >= self._batch_bytes
+        return message_bytes(event) + BATCH_OVERHEAD_BYTES >= self._batch_bytes
 
     def _on_error(self, error: KafkaError) -> None:
         if not error.fatal():
@@ -153,15 +168,15 @@ class KafkaSink:
         elif self._failure is None:
             self._failure = SinkRefused(
                 f"Kafka's producer cannot go on: {error.str()} ({error.name()}). The position is unmoved. What to do:"
-                f" {_CLUSTER_RIGHTS if error.code() in _FORBIDDEN else _START_AGAIN}"
+                f" {_CLUSTER_RIGHTS if error.code() in FORBIDDEN else _START_AGAIN}"
             )
 
     def _refusal(self, error: KafkaError, event: Event) -> SinkRefused:
         topic = self._topic(event)
-        if error.code() in _GONE:
+        if error.code() in GONE:
             what = "start the bridge again, which creates it as configured; its earlier events are gone with it"
             return SinkRefused(f"topic {topic} is not there any more: {error.str()}. What to do: {what}")
-        if error.code() in _FORBIDDEN:
+        if error.code() in FORBIDDEN:
             what = "grant the login Write on the topic, then start again"
         elif error.code() == KafkaError.MSG_SIZE_TOO_LARGE:
             what = (
@@ -186,5 +201,5 @@ _START_AGAIN: Final = "mend the cause and start again; what was not acknowledged
 _CLUSTER_RIGHTS: Final = "grant the login Write on its topics (before Kafka 3.0, IdempotentWrite on the cluster too)"
 
 
-def _message_bytes(event: Event) -> int:
+def message_bytes(event: Event) -> int:
     return event.size + sum(len(name) + len(value) for name, value in event.headers)

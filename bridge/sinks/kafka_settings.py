@@ -90,8 +90,9 @@ def producer_settings(client: Mapping[str, Any]) -> Settings:
 
 
 def admin_settings(settings: Settings) -> Settings:
-    """A producer's settings for a client that only asks and creates: it needs no producer id."""
-    return {name: value for name, value in settings.items() if name not in FIXED} | {"allow.auto.create.topics": False}
+    """A producer's settings for a client that only asks and creates, or reads: it needs no producer id."""
+    own = {*FIXED, "transactional.id", "transaction.timeout.ms"}
+    return {name: value for name, value in settings.items() if name not in own} | {"allow.auto.create.topics": False}
 
 
 def _try(settings: Settings, client: Mapping[str, Any]) -> None:

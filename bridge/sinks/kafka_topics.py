@@ -5,7 +5,7 @@ would make the broker create them by itself.
 """
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from concurrent.futures import Future
 from typing import Any, Final
 
@@ -50,13 +50,17 @@ _IMPOSSIBLE: Final = {
 
 
 class Topics:
-    def __init__(self, settings: Settings, servers: str, create: CreateTopics | None) -> None:
-        """`create`: how a missing topic is made; None where it may not be."""
+    def __init__(
+        self, settings: Settings, servers: str, create: CreateTopics | None, own: Mapping[str, dict[str, str]]
+    ) -> None:
+        """`create`: how a missing topic is made; None where it may not be. `own`: topics of one partition each, with
+        the configuration that they are made with."""
         self._log = LibraryLog("admin")
         callbacks: dict[str, Any] = {"error_cb": self._on_error, "logger": self._log}
         self._admin = AdminClient(settings | callbacks)
         self._servers = servers
         self._create = create
+        self._own = own
         self._ready: set[str] = set()
         self._limits: dict[str, int] = {}
         self._compacted: set[str] = set()
@@ -112,6 +116,10 @@ class Topics:
         """The least ``max.message.bytes`` of the topics so far; None where the broker does not tell us."""
         return min(self._limits.values(), default=None)
 
+    def limit(self, name: str) -> int | None:
+        """Its ``max.message.bytes``; None where the broker does not tell us."""
+        return self._limits.get(name)
+
     def is_compacted(self, name: str) -> bool:
         """Whether it takes no event without a key; False where the broker does not tell us."""
         return name in self._compacted
@@ -134,7 +142,9 @@ class Topics:
                 " or let the bridge create it"
             )
         else:
-            new = NewTopic(name, self._create.partitions, self._create.replication_factor)
+            config = self._own.get(name)
+            partitions = self._create.partitions if config is None else 1
+            new = NewTopic(name, partitions, self._create.replication_factor, config=config or {})
             self._creating.update(self._admin.create_topics([new], request_timeout=OPEN_SECONDS))
 
     def _creating_answer(self, name: str) -> None:
@@ -176,6 +186,12 @@ class Topics:
                 self._limits[name] = int(limit)
             if "compact" in (found.get("cleanup.policy") or ""):
                 self._compacted.add(name)
+            elif name in self._own:
+                raise SinkRefused(
+                    f"topic {name} is not compacted, so it would forget what it holds. What to do:"
+                    f" kafka-configs.sh --bootstrap-server {self._servers} --alter --topic {name} --add-config"
+                    " cleanup.policy=compact"
+                )
         elif isinstance(error, KafkaException) and error.args[0].code() in _PASSING:
             self._not_before[name] = time.monotonic() + _AGAIN_SECONDS
             return

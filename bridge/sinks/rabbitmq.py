@@ -20,7 +20,7 @@ from bridge.errors import BridgeError, SinkRefused, SinkUnreachable
 from bridge.event import Event
 from bridge.naming import AMQP_NAME_BYTES, Destinations, RoutingKeys
 from bridge.sinks import rabbitmq_topology as topology
-from bridge.sinks.base import Rejection
+from bridge.sinks.base import Rejection, Sink
 from bridge.sinks.rabbitmq_link import Backoff, Link, parameters
 from bridge.sinks.rabbitmq_window import Outgoing, Window
 
@@ -42,7 +42,7 @@ class _Tale:
     not_before = 0.0
 
 
-class RabbitMQSink:
+class RabbitMQSink(Sink):
     def __init__(self, config: RabbitMQConfig) -> None:
         """Raises ConfigError for settings that cannot be. Connects to nothing yet."""
         self._destinations = Destinations("sink.rabbitmq.exchange", config.exchange, config.prefix, {}, kafka=False)

@@ -13,12 +13,12 @@ from collections.abc import Iterable, Sequence
 from bridge.checkpoint import Ticket
 from bridge.errors import SinkRefused
 from bridge.event import Event
-from bridge.sinks.base import Rejection
+from bridge.sinks.base import Rejection, Sink
 
 BUFFER_BYTES = 1 << 20
 
 
-class StdoutSink:
+class StdoutSink(Sink):
     """Writes to two descriptors; stdout's and stderr's unless others are given."""
 
     def __init__(self, stdout: int = 1, stderr: int = 2) -> None:

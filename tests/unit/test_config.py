@@ -117,7 +117,7 @@ def test_the_original_workers_options_print_to_stdout_without_a_listener() -> No
         # what this version cannot do is refused, not ignored
         ("source: {replay_window: 24h}", "source.replay_window: not available in this version"),
         ("source: {replay_window: 20GiB}", "source.replay_window: not available in this version"),
-        ("delivery: exactly_once", "delivery: exactly_once is not available in this version"),
+        ("delivery: exactly_once", "delivery: exactly_once is possible with sink.kafka only"),
         ("limits: {events_per_second: 100}", "limits.events_per_second: not available in this version"),
         ("limits: {per_table: {public.book: 1}}", "limits.per_table: not available in this version"),
     ],
