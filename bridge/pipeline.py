@@ -142,8 +142,8 @@ class Pipeline:
             self._tick(0.005)
 
     def _bury_rejections(self) -> None:
-        """What the broker can never take goes smaller, as error 413, or else as a dead letter: under the same ticket,
-        so that the position waits for that instead."""
+        """What the broker does not take goes as a dead letter, or first smaller, as error 413, where that may help: under
+        the same ticket, so that the position waits for that instead."""
         while self._rejections:
             rejection = self._rejections.popleft()
             event = rejection.event
@@ -151,10 +151,13 @@ class Pipeline:
                 raise SinkRefused(
                     f"the sink refuses dead letter {event.id}: {rejection.reason}. The position is unmoved"
                 )
-            instead = shrunk(event)
+            instead = shrunk(event) if rejection.too_large else None
             if instead is None:
                 if self._settings.on_failure == "stop":
-                    raise PoisonError(f"event {event.id} can never be delivered: {rejection.reason}")
+                    raise PoisonError(
+                        f"event {event.id} cannot be delivered: {rejection.reason}. The position is unmoved. What to do:"
+                        " mend the cause and start again, or let on_failure be dead_letter"
+                    )
                 instead = rejected_letter(event, rejection.reason)
                 log.warning("event quarantined", id=event.id, reason=rejection.reason)
             self._hand_over(instead, rejection.ticket)

@@ -16,12 +16,14 @@ from bridge.lsn import Identity
 
 
 class Rejection(msgspec.Struct, frozen=True):
-    """An event that this sink can never deliver (larger than the broker takes). Its ticket is still open: the loop
-    sends a dead letter under the same ticket, then acknowledges the event."""
+    """An event that this sink cannot deliver. Its ticket is still open: the loop sends another under the same ticket,
+    then acknowledges the event."""
 
     event: Event
     ticket: Ticket
     reason: str
+    too_large: bool
+    """With smaller values it might be delivered: the loop tries that first, then a dead letter."""
 
 
 class Position(msgspec.Struct, frozen=True):
@@ -57,7 +59,7 @@ class Sink(Protocol):
         """
 
     def poll(self, timeout_seconds: float) -> Sequence[Rejection]:
-        """Drive the I/O for at most that long, acknowledge tickets, reconnect; what can never be delivered.
+        """Drive the I/O for at most that long, acknowledge tickets, reconnect; what cannot be delivered.
 
         Raises SinkRefused for what cannot pass by waiting, SinkAborted. Errors in callbacks are latched and raised
         here.

@@ -80,7 +80,7 @@ class KafkaSink(Sink):
         unfit = self._unfit(event, topic)
         if unfit is not None:
             ticket.sent(event.size)
-            self._rejections.append(Rejection(event, ticket, unfit))
+            self._rejections.append(Rejection(event, ticket, unfit, too_large=False))
             return True
         headers: Any = event.headers  # confluent-kafka's own type is invariant
         try:
@@ -154,7 +154,7 @@ class KafkaSink(Sink):
         if code == KafkaError.MSG_SIZE_TOO_LARGE and (alone or self._was_alone(event)):
             size = message_bytes(event)
             reason = f"of {size} bytes, larger than Kafka takes (message.max.bytes): {error.str()}"
-            self._rejections.append(Rejection(event, ticket, reason))
+            self._rejections.append(Rejection(event, ticket, reason, too_large=True))
         elif self._failure is None:
             self._failure = self._refusal(error, event)
 

@@ -21,7 +21,8 @@ from bridge.event import Event
 from bridge.naming import AMQP_NAME_BYTES, Destinations, RoutingKeys
 from bridge.sinks import rabbitmq_topology as topology
 from bridge.sinks.base import Rejection, Sink
-from bridge.sinks.rabbitmq_link import Backoff, Link, parameters
+from bridge.sinks.rabbitmq_link import Link, parameters
+from bridge.sinks.rabbitmq_refusals import REFUSED_MESSAGES, REFUSED_SECONDS, Refusals
 from bridge.sinks.rabbitmq_window import Outgoing, Window
 
 log = structlog.get_logger()
@@ -62,8 +63,7 @@ class RabbitMQSink(Sink):
         self._window = Window(UNCONFIRMED_MESSAGES, UNCONFIRMED_BYTES)
         self._again: list[Outgoing] = []
         """What is to be published again, before anything new."""
-        self._again_at = 0.0
-        self._refusals = Backoff()
+        self._refusals = Refusals(REFUSED_SECONDS, REFUSED_MESSAGES)
         self._exchanges: dict[tuple[str, str], str] = {}
         self._sent = 0
         self._tales: dict[str, _Tale] = {}
@@ -88,13 +88,13 @@ class RabbitMQSink(Sink):
             self._want_table(event.schema, event.table)
             return False
         channel = self._link.channel
-        if channel is None or self._again or self._window.is_full:
+        if channel is None or self._again or self._window.is_full or self._refusals.is_full:
             return False
         properties = self._properties(event)
         ticket.sent(event.size)
         if (size := self._header_bytes(event, properties)) > self._link.frame_bytes:
             reason = f"with headers of {size} bytes, more than RabbitMQ's frame_max of {self._link.frame_bytes}"
-            self._rejections.append(Rejection(event, ticket, reason))
+            self._rejections.append(Rejection(event, ticket, reason, too_large=False))
             return True
         self._sent += 1
         self._publish(channel, Outgoing(event, ticket, self._sent), properties)
@@ -175,19 +175,22 @@ class RabbitMQSink(Sink):
         self._window.add(message)
 
     def _publish_again(self) -> None:
-        if not self._again or time.monotonic() < self._again_at:
-            return
         channel = self._link.channel
-        if channel is None:
+        if channel is None or self._window.is_full:
             return
-        self._again.sort(key=lambda message: message.number)
-        count = 0
-        for message in self._again:
+        if self._again:
+            self._again.sort(key=lambda message: message.number)
+            self._again = self._publish_all(channel, self._again)
+        elif due := self._refusals.due(time.monotonic()):
+            self._refusals.keep(self._publish_all(channel, due))
+
+    def _publish_all(self, channel: Any, messages: list[Outgoing]) -> list[Outgoing]:
+        """Those that there is no room for now are given back."""
+        for number, message in enumerate(messages):
             if self._window.is_full:
-                break
+                return messages[number:]
             self._publish(channel, message, self._properties(message.event, parked=message.parked))
-            count += 1
-        del self._again[:count]
+        return []
 
     # -- what the broker says: callbacks record, `send` and `poll` raise -------------------------------------------
 
@@ -195,24 +198,27 @@ class RabbitMQSink(Sink):
         method = frame.method
         settled = self._window.settle(method.delivery_tag, multiple=method.multiple)
         if isinstance(method, Basic.Nack):
-            self._again += settled
-            self._put_off()
+            self._refused(settled)
             return
         self._link.works()
-        self._refusals.reset()
         for message in settled:
+            self._refusals.taken(message)
             if message.returned is None:
                 message.ticket.acknowledge(message.event.size)
             else:
                 self._came_back(message)
 
-    def _put_off(self) -> None:
-        """A broker that refuses one message (a queue is full) mostly refuses the next ones too: one pause for all."""
+    def _refused(self, messages: list[Outgoing]) -> None:
         now = time.monotonic()
-        if self._again_at <= now:
-            pause = self._refusals.pause_seconds()
-            self._again_at = now + pause
-            log.warning("rabbitmq refused messages", waiting=len(self._again), pause_seconds=round(pause, 2))
+        for message in messages:
+            message.returned = None
+            if not self._refusals.add(message, now):
+                exchange, key = self._address(message)
+                where = f"exchange {exchange} with routing key {key}" if exchange else f"queue {key}"
+                reason = f"RabbitMQ has refused it for {REFUSED_SECONDS:.0f} s for {where}, as where a queue is full"
+                self._rejections.append(Rejection(message.event, message.ticket, reason, too_large=False))
+        if self._refusals and (pause := self._refusals.pause(now)) is not None:
+            log.warning("rabbitmq refuses messages", waiting=len(self._refusals), pause_seconds=round(pause, 2))
 
     def _on_return(self, _channel: Any, method: Any, properties: Any, _body: bytes) -> None:
         """Comes before the confirm of the same message."""
@@ -247,7 +253,7 @@ class RabbitMQSink(Sink):
             message = self._window.take_with_body_of(int(found[1]))
             if message is not None:
                 reason = f"of {found[1]} bytes, larger than RabbitMQ takes (max_message_size)"
-                self._rejections.append(Rejection(message.event, message.ticket, reason))
+                self._rejections.append(Rejection(message.event, message.ticket, reason, too_large=True))
         self._again += self._window.lose()
 
     def _tell(self, what: str, exchange: str, **more: str) -> None:

@@ -35,14 +35,14 @@ _IN_TEXT: Final = re.compile(r"ConnectionClosedByBroker: \((\d+)\) ['\"](.*?)['\
 
 
 class Backoff:
-    """Pauses that grow to half a minute, with jitter."""
+    """Pauses that grow, with jitter."""
 
-    def __init__(self, first_seconds: float = 0.1) -> None:
-        self._first = first_seconds
+    def __init__(self, first_seconds: float = 0.1, longest_seconds: float = _LONGEST_PAUSE_SECONDS) -> None:
+        self._first, self._longest = first_seconds, longest_seconds
         self.attempt = 0
 
     def pause_seconds(self) -> float:
-        pause = min(self._first * 2.0**self.attempt, _LONGEST_PAUSE_SECONDS)
+        pause = min(self._first * 2.0**self.attempt, self._longest)
         self.attempt = min(self.attempt + 1, 20)
         return random.uniform(0.5, 1.0) * pause
 

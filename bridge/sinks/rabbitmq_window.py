@@ -14,7 +14,7 @@ from bridge.event import Event
 class Outgoing:
     """An event on its way, until the broker has confirmed it."""
 
-    __slots__ = ("event", "number", "parked", "returned", "ticket")
+    __slots__ = ("event", "number", "parked", "refused_at", "returned", "ticket", "waited_seconds")
 
     def __init__(self, event: Event, ticket: Ticket, number: int) -> None:
         self.event = event
@@ -25,6 +25,10 @@ class Outgoing:
         """It goes to the queue of unroutable messages."""
         self.returned: str | None = None
         """Why the broker sent it back."""
+        self.refused_at: float | None = None
+        """When the broker refused it last."""
+        self.waited_seconds = 0.0
+        """How long it has waited since the broker refused it first, without the times of no connection."""
 
 
 class Window:

@@ -368,19 +368,99 @@ def test_an_exchange_deleted_in_mid_stream_is_made_again(reader: Reader, prefix:
     assert list(dict.fromkeys(reader.ids(f"{prefix}unrouted"))) == ids(100)
 
 
-def test_what_a_full_queue_refuses_goes_again(reader: Reader, opened: Opener) -> None:
-    driver = opened()
-    reader.bind(**{"x-max-length": 2, "x-overflow": "reject-publish"})
+FULL_AT_TWO = {"x-max-length": 2, "x-overflow": "reject-publish"}
 
-    driver.send(*(an_event(number) for number in range(10)))
+
+@pytest.mark.parametrize("kind", ["classic", "quorum"])
+def test_what_a_full_queue_refuses_goes_again(reader: Reader, opened: Opener, kind: str) -> None:
+    driver = opened()
+    reader.bind(**FULL_AT_TWO, **{"x-queue-type": kind})
+
+    driver.send(*(an_event(number) for number in range(5)))
+    driver.poll_for(0.5)  # a quorum queue notices its limit a little later
+    driver.send(*(an_event(number) for number in range(5, 10)))
     driver.poll_for(0.5)
-    assert driver.in_flight == 8
-    assert not driver.sink.send(an_event(10), driver.checkpoint.current), "nothing new before that"
+    assert driver.in_flight >= 5
+    assert driver.rejections == []
 
     arrived: list[str] = []
     driver.poll_until(lambda: arrived.extend(reader.ids()) or driver.in_flight == 0, "all acknowledged")
     arrived += reader.ids()
     assert sorted(set(arrived)) == ids(10)
+
+
+def test_others_go_on_while_a_queue_is_full(reader: Reader, prefix: str, opened: Opener) -> None:
+    driver = opened()
+    reader.bind("public.book.insert", **FULL_AT_TWO)
+    reader.channel.queue_declare(f"{prefix}other", durable=True)
+    reader.channel.queue_bind(f"{prefix}other", reader.exchange, "public.book.update")
+    driver.send(*(an_event(number) for number in range(5)))
+    driver.poll_for(0.2)
+
+    driver.send(*(an_event(number, kind="UPDATE") for number in range(5, 5000)))
+
+    driver.poll_until(lambda: driver.in_flight == 3, "the others' acknowledgement")
+    assert reader.ids(f"{prefix}other") == ids(5000, 5)
+
+
+def test_what_is_refused_for_too_long_is_given_up_but_for_dead_letters(
+    reader: Reader, prefix: str, opened: Opener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rabbitmq_sink, "REFUSED_SECONDS", 1.0)
+    reader.bind(**FULL_AT_TWO)
+    reader.channel.queue_declare(f"{prefix}dead-letter", durable=True, arguments=FULL_AT_TWO)
+    driver = opened()
+    letters = [an_event(number, dead_letter=True) for number in range(10, 13)]
+
+    driver.send(*(an_event(number) for number in range(4)), *letters)
+    driver.poll_until(lambda: driver.rejections, "given up")
+    driver.poll_for(1.5)
+
+    assert sorted(each.event.id for each in driver.rejections) == ids(4, 2)
+    reason = f"refused it for 1 s for exchange {reader.exchange} with routing key public.book.insert"
+    assert all(reason in each.reason and not each.too_large for each in driver.rejections)
+    assert driver.in_flight == 3, "the two, and the dead letter that waits for room"
+    found = reader.ids(f"{prefix}dead-letter")
+    driver.poll_until(lambda: driver.in_flight == 2, "the dead letter's acknowledgement")
+    found += reader.ids(f"{prefix}dead-letter")
+    assert sorted(found) == [letter.id for letter in letters]
+
+
+def test_what_was_refused_keeps_its_time_while_the_broker_is_away(
+    rabbitmq: RabbitMQ, reader: Reader, opened: Opener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rabbitmq_sink, "REFUSED_SECONDS", 2.0)
+    driver = opened()
+    reader.bind(**FULL_AT_TWO)
+    driver.send(*(an_event(number) for number in range(4)))
+    driver.poll_for(0.5)
+    assert driver.in_flight == 2
+
+    rabbitmq.pause()
+    try:
+        time.sleep(0.1)
+        driver.poll_for(2.5)
+        assert driver.rejections == [], "nobody refused it"
+    finally:
+        rabbitmq.resume()
+    reader.read()
+
+    driver.drain()
+    assert driver.rejections == []
+
+
+def test_too_many_refused_messages_hold_up_the_rest(
+    reader: Reader, opened: Opener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rabbitmq_sink, "REFUSED_MESSAGES", 50)
+    driver = opened()
+    reader.bind(**FULL_AT_TWO)
+
+    driver.send(*(an_event(number) for number in range(52)))
+    driver.poll_for(0.3)
+
+    assert not driver.sink.send(an_event(52), driver.checkpoint.current)
+    assert driver.in_flight == 50
 
 
 def test_a_blocked_connection_takes_nothing(rabbitmq: RabbitMQ, reader: Reader, opened: Opener) -> None:
