@@ -14,7 +14,7 @@ import pytest
 from bridge import migrations
 from bridge.cluster import Cluster, temporary_cluster
 from tests.servers.bridge import BridgeProcess
-from tests.servers.kafka import Kafka
+from tests.servers.kafka import Kafka, KafkaCluster
 from tests.servers.postgres import SUPABASE, Database, drop_database
 from tests.servers.rabbitmq import RabbitMQ
 
@@ -134,6 +134,19 @@ def kafka() -> Iterator[Kafka]:
     """An Apache Kafka broker."""
     home = pathlib.Path(tempfile.mkdtemp(prefix="walrus-bridge-kafka-"))
     server = Kafka(home)
+    try:
+        server.start()
+        yield server
+    finally:
+        server.kill()
+        shutil.rmtree(home, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def kafka_cluster() -> Iterator[KafkaCluster]:
+    """Three Apache Kafka brokers."""
+    home = pathlib.Path(tempfile.mkdtemp(prefix="walrus-bridge-kafka-"))
+    server = KafkaCluster(home)
     try:
         server.start()
         yield server

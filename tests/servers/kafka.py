@@ -1,4 +1,4 @@
-"""Apache Kafka: one KRaft node, no ZooKeeper, started from the jars that `make tools` has put into .cache."""
+"""Apache Kafka: KRaft nodes, no ZooKeeper, started from the jars that `make tools` has put into .cache."""
 
 import os
 import pathlib
@@ -6,7 +6,7 @@ import shutil
 import subprocess
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from confluent_kafka import Consumer, KafkaException, Message, TopicPartition
 from confluent_kafka.admin import AdminClient
@@ -19,21 +19,23 @@ JARS = pathlib.Path(__file__).parents[2] / ".cache" / "kafka" / "libs"
 
 PROPERTIES = """\
 process.roles=broker,controller
-node.id=1
-controller.quorum.voters=1@127.0.0.1:{controller}
+node.id={node}
+controller.quorum.voters={voters}
 listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}
 advertised.listeners=PLAINTEXT://127.0.0.1:{port}
 controller.listener.names=CONTROLLER
 listener.security.protocol.map=CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT
 log.dirs={home}/data
 num.partitions=1
-offsets.topic.replication.factor=1
+default.replication.factor={replicas}
+min.insync.replicas={in_sync}
+offsets.topic.replication.factor={replicas}
 offsets.topic.num.partitions=3
-transaction.state.log.replication.factor=1
+transaction.state.log.replication.factor={replicas}
 transaction.state.log.num.partitions=3
-transaction.state.log.min.isr=1
-share.coordinator.state.topic.replication.factor=1
-share.coordinator.state.topic.min.isr=1
+transaction.state.log.min.isr={in_sync}
+share.coordinator.state.topic.replication.factor={replicas}
+share.coordinator.state.topic.min.isr={in_sync}
 group.initial.rebalance.delay.ms=0
 broker.session.timeout.ms=2000
 broker.heartbeat.interval.ms=500
@@ -48,25 +50,52 @@ appender.out.name=out
 
 
 class Kafka(Server):
-    def __init__(self, home: pathlib.Path) -> None:
+    def __init__(
+        self,
+        home: pathlib.Path,
+        *,
+        node: int = 1,
+        controllers: Mapping[int, int] | None = None,
+        cluster: str | None = None,
+        memory: str = "512m",
+    ) -> None:
+        """`controllers`: each node's controller port; None: it is alone."""
         super().__init__(home, "kafka")
         java = shutil.which("java")
         if java is None or not any(JARS.glob("kafka_*.jar")):
             raise RuntimeError("Kafka is not installed for the tests. What to do: make tools")
         self._java = java
-        self.port, controller = free_port(), free_port()
-        (home / "server.properties").write_text(
-            PROPERTIES.format(port=self.port, controller=controller, home=home), encoding="utf-8"
+        self._memory = memory
+        self.port = free_port()
+        controllers = controllers or {node: free_port()}
+        properties = PROPERTIES.format(
+            node=node,
+            port=self.port,
+            controller=controllers[node],
+            voters=",".join(f"{number}@127.0.0.1:{port}" for number, port in controllers.items()),
+            replicas=len(controllers),
+            in_sync=len(controllers) // 2 + 1,
+            home=home,
         )
+        (home / "server.properties").write_text(properties, encoding="utf-8")
         (home / "log4j2.properties").write_text(LOGGING, encoding="utf-8")
-        self._run("kafka.tools.StorageTool", "format", "-t", str(uuid.uuid4()), "-c", "server.properties")
+        self.format(cluster)
+
+    def format(self, cluster: str | None = None) -> None:
+        """An empty data folder, of a new cluster unless it is told which."""
+        shutil.rmtree(self.home / "data", ignore_errors=True)
+        self._run("kafka.tools.StorageTool", "format", "-t", cluster or str(uuid.uuid4()), "-c", "server.properties")
 
     @property
     def servers(self) -> str:
         return f"127.0.0.1:{self.port}"
 
-    def start(self) -> None:
+    def launch(self) -> None:
+        """Start it and wait for nothing."""
         self._launch(self._command("kafka.Kafka", "server.properties"), self._environment)
+
+    def start(self) -> None:
+        self.launch()
         wait_until(self._answers, "Kafka's start", 60)
 
     def restart(self) -> None:
@@ -139,7 +168,11 @@ class Kafka(Server):
         return dict(os.environ)
 
     def _command(self, main: str, *arguments: str) -> list[str]:
-        options = ["-Xmx512m", "-XX:TieredStopAtLevel=1", f"-Dlog4j2.configurationFile={self.home}/log4j2.properties"]
+        options = [
+            f"-Xmx{self._memory}",
+            "-XX:TieredStopAtLevel=1",
+            f"-Dlog4j2.configurationFile={self.home}/log4j2.properties",
+        ]
         return [self._java, *options, "-cp", f"{JARS}/*", main, *arguments]
 
     def _run(self, main: str, *arguments: str) -> None:
@@ -148,3 +181,45 @@ class Kafka(Server):
         )
         if done.returncode:
             raise RuntimeError(f"{main}: {done.stdout}{done.stderr}")
+
+
+class KafkaCluster:
+    """Three nodes, each broker and controller; three replicas of everything, two of which must have it."""
+
+    def __init__(self, home: pathlib.Path) -> None:
+        numbers = (1, 2, 3)
+        controllers = {number: free_port() for number in numbers}
+        cluster = str(uuid.uuid4())
+        for number in numbers:
+            (home / str(number)).mkdir()
+        self.nodes = [
+            Kafka(home / str(number), node=number, controllers=controllers, cluster=cluster, memory="384m")
+            for number in numbers
+        ]
+
+    @property
+    def servers(self) -> str:
+        return ",".join(node.servers for node in self.nodes)
+
+    def start(self) -> None:
+        for node in self.nodes:
+            node.launch()
+        self.wait_for(len(self.nodes))
+
+    def wait_for(self, brokers: int) -> None:
+        """Until so many are known to one another, and none besides."""
+        wait_until(lambda: self._count() == brokers, f"{brokers} Kafka brokers", 90)
+
+    @property
+    def admin(self) -> AdminClient:
+        return AdminClient({"bootstrap.servers": self.servers, "log_level": 0})
+
+    def kill(self) -> None:
+        for node in self.nodes:
+            node.kill()
+
+    def _count(self) -> int:
+        try:
+            return len(self.admin.list_topics(timeout=2).brokers)
+        except KafkaException:
+            return 0
