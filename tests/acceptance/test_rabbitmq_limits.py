@@ -1,0 +1,135 @@
+"""RabbitMQ at its limits: full queues, alarms, and heartbeats while the bridge waits for something else."""
+
+import json
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from bridge.errors import Exit
+from tests.servers.bridge import BridgeProcess
+from tests.servers.postgres import Database
+from tests.servers.rabbitmq import RabbitMQ
+from tests.servers.waiting import wait_until
+
+# The bridge, but that gives a refused event up after 2 seconds.
+IMPATIENT = """
+from bridge.sinks import rabbitmq
+rabbitmq.REFUSED_SECONDS = 2.0
+from bridge.cli import main
+main()
+"""
+
+
+class Broker:
+    """The server, with a queue for each table."""
+
+    def __init__(self, server: RabbitMQ, prefix: str) -> None:
+        self.server = server
+        self.prefix = prefix
+
+    def sink(self, *tables: str, url: str = "") -> dict[str, Any]:
+        queues = [{"name": f"{self.prefix}{each}", "bindings": {f"{self.prefix}public.{each}": "#"}} for each in tables]
+        return {"rabbitmq": {"prefix": self.prefix, "url": self.server.url + url, "queues": queues}}
+
+    def limit(self, queue: str, length: int) -> None:
+        """Make the queue, one that refuses what it has no room for."""
+        arguments = {"x-max-length": length, "x-overflow": "reject-publish"}
+        with self.server.connect() as connection:
+            connection.channel().queue_declare(f"{self.prefix}{queue}", durable=True, arguments=arguments)
+
+    def take(self, queue: str) -> list[Any]:
+        """What the queue holds, as JSON; it is empty then."""
+        found = []
+        with self.server.connect() as connection:
+            channel = connection.channel()
+            while (message := channel.basic_get(f"{self.prefix}{queue}", auto_ack=True))[0] is not None:
+                found.append(json.loads(message[2]))
+        return found
+
+    def connections(self, heartbeat: int) -> list[str]:
+        """The broker's process ids of the connections with that heartbeat."""
+        lines = self.server.control("list_connections", "pid", "timeout", "--silent").splitlines()
+        return [line.split()[0] for line in lines if line.split()[1:] == [str(heartbeat)]]
+
+
+@pytest.fixture
+def broker(rabbitmq: RabbitMQ, prefix: str) -> Broker:
+    return Broker(rabbitmq, prefix)
+
+
+@pytest.fixture
+def run(database: Database, bridge: Any) -> Callable[..., BridgeProcess]:
+    """Start the bridge with that sink and these sections; it streams when this returns."""
+
+    def start(sink: dict[str, Any], program: tuple[str, ...] = ("-m", "bridge"), **sections: Any) -> BridgeProcess:
+        source = {"connection": database.dsn, "slot": database.slot}
+        settings = {"source": source, "sink": sink, "http": {"listen": None}, **sections}
+        running: BridgeProcess = bridge(config=settings, program=program)
+        running.wait_until_streaming(running.stderr.count("] streaming ") + 1)
+        return running
+
+    return start
+
+
+def is_confirmed(database: Database, lsn: str) -> bool:
+    return database.execute("select %s::pg_lsn >= %s::pg_lsn", (database.confirmed(), lsn)) == [(True,)]
+
+
+def ids(events: list[Any]) -> list[int]:
+    return [event["wal"]["record"]["id"] for event in events]
+
+
+# -- full queues ----------------------------------------------------------------------------------------------------
+
+
+def test_what_a_full_queue_refuses_becomes_a_dead_letter_and_others_do_not_wait(
+    database: Database, broker: Broker, run: Callable[..., BridgeProcess]
+) -> None:
+    database.execute("create table note (id int primary key); create table other (id int primary key)")
+    database.subscribe("note")
+    database.subscribe("other")
+    broker.limit("note", 1)
+    running = run(broker.sink("note", "other"), ("-c", IMPATIENT))
+    database.execute("insert into note values (1)")
+    database.wait_until_confirmed()
+
+    database.execute("insert into note values (2), (3)")
+    (lsn,) = database.execute("select pg_current_wal_lsn()::text")[0]
+    database.execute("insert into other values (4)")
+    assert ids(wait_until(lambda: broker.take("other"), "the other table's event", 1.5)) == [4]
+    assert not is_confirmed(database, lsn)
+
+    database.wait_until_confirmed()
+    letters = [each["dead_letter"] for each in broker.take("dead-letter")]
+    assert sorted(letter["change"]["record"]["id"] for letter in letters) == [2, 3]
+    assert all("has refused it for 2 s" in letter["reason"] for letter in letters)
+    assert ids(broker.take("note")) == [1]
+    database.execute("insert into note values (5)")
+    database.wait_until_confirmed()
+    assert ids(broker.take("note")) == [5]
+    assert running.stop() == Exit.OK
+
+
+def test_or_it_stops_the_bridge_with_the_position_unmoved(
+    database: Database, broker: Broker, run: Callable[..., BridgeProcess]
+) -> None:
+    database.execute("create table note (id int primary key)")
+    database.subscribe("note")
+    broker.limit("note", 1)
+    running = run(broker.sink("note"), ("-c", IMPATIENT), on_failure="stop")
+    database.execute("insert into note values (1)")
+    database.wait_until_confirmed()
+
+    database.execute("insert into note values (2)")
+    (lsn,) = database.execute("select pg_current_wal_lsn()::text")[0]
+    assert running.wait() == Exit.POISON
+    assert "has refused it for 2 s" in running.stderr
+    assert not is_confirmed(database, lsn)
+    assert broker.take("dead-letter") == []
+
+    assert ids(broker.take("note")) == [1]
+    run(broker.sink("note"), on_failure="stop")
+    database.wait_until_confirmed()
+    assert ids(broker.take("note")) == [2]
