@@ -27,14 +27,19 @@ _SETTINGS = {
 _PLUGINS = "pgoutput, test_decoding, wal2json"
 
 
+_given: set[int] = set()
+
+
 def free_port() -> int:
-    """A free loopback port below those that Linux gives to outgoing connections (32768 and up): one of these could
-    take the port while a server restarts, even a client's own attempts to reach that server."""
+    """A free loopback port, not given before, below those that Linux gives to outgoing connections (32768 and up): one
+    of these could take the port while a server restarts, even a client's own attempts to reach that server."""
     while True:
         port = random.randrange(15000, 32000)
         with socket.socket() as probe, contextlib.suppress(OSError):
             probe.bind(("127.0.0.1", port))
-            return port
+            if port not in _given:
+                _given.add(port)
+                return port
 
 
 def find_binaries() -> pathlib.Path:

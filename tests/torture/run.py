@@ -29,10 +29,12 @@ WAL_SENDER_TIMEOUT_SECONDS = 2
 PASSING = {Exit.SOURCE_UNREACHABLE, Exit.SINK_UNREACHABLE, Exit.SLOT, Exit.UNDELIVERED}
 """What the bridge may end with by itself, at a start or a stop while something is away: then it is started again."""
 CATCHING_UP_SECONDS = 120
-TARGETS: dict[str, Callable[[pathlib.Path], Target]] = {
+TARGETS: dict[str, Callable[[pathlib.Path, int], Target]] = {
     "kafka": KafkaTarget,
-    "rabbitmq": RabbitMQTarget,
-    "exactly-once": lambda home: KafkaTarget(home, exactly_once=True),
+    "kafka-cluster": lambda home, seed: KafkaTarget(home, seed, nodes=3),
+    "rabbitmq": lambda home, _: RabbitMQTarget(home),
+    # Three nodes: one alone that dies between a transaction's two phases forgets the second (Kafka 4.3.1).
+    "exactly-once": lambda home, seed: KafkaTarget(home, seed, nodes=3, exactly_once=True),
 }
 
 
@@ -60,7 +62,7 @@ class Torture:
         """The servers, the tables, the bridge, the sessions."""
         self._cluster.create()
         self._cluster.start()
-        self.target = TARGETS[self._name](self.folder / "broker")
+        self.target = TARGETS[self._name](self.folder / "broker", self._seed)
         self._config = {
             "source": {"connection": self._cluster.dsn(), "slot": SLOT, "plugin": self.plugin, "heartbeat": "1s"},
             "limits": {"in_flight": "1MiB"},
@@ -146,35 +148,38 @@ class Torture:
         self._start_bridge()
 
     def kill_broker(self) -> None:
-        self._server.kill()
+        server = self._server
+        server.kill()
         self.live(self._random.uniform(0, 2))
-        self._server.restart()
+        server.restart()
 
     def freeze_broker(self) -> None:
         """For longer than wal_sender_timeout."""
-        self._server.pause()
+        server = self._server
+        server.pause()
         self.live(WAL_SENDER_TIMEOUT_SECONDS + self._random.uniform(0.5, 2))
-        self._server.resume()
+        server.resume()
 
     def freeze_broker_and_kill_bridge(self) -> None:
         """What lies in the broker's sockets when it thaws is still appended: so now and then it dies instead."""
-        self._server.pause()
+        server = self._server
+        server.pause()
         self.live(self._random.uniform(0.2, 1))
         self.bridge.kill()
         if self._random.random() < 0.5:
-            self._server.resume()
+            server.resume()
         else:
-            self._server.kill()
-            self._server.restart()
+            server.kill()
+            server.restart()
         self._start_bridge()
 
     def stall_and_kill_bridge(self) -> None:
         """Nothing that is under way arrives."""
-        self._proxy.stall()
+        self._stall()
         self.live(self._random.uniform(0.3, 1.5))
         self.bridge.kill()
-        self._proxy.cut()
-        self._proxy.flow()
+        self._cut()
+        self._flow()
         self._start_bridge()
 
     def restart_postgresql(self) -> None:
@@ -190,14 +195,14 @@ class Torture:
         self._terminate("application_name like 'walrus-bridge%'")
 
     def cut_broker_connections(self) -> None:
-        self._proxy.cut()
+        self._cut()
 
     def stall_broker_connections(self) -> None:
-        self._proxy.stall()
+        self._stall()
         self.live(self._random.uniform(0.2, 3))
         if self._random.random() < 0.5:
-            self._proxy.cut()
-        self._proxy.flow()
+            self._cut()
+        self._flow()
 
     # -- inside ----------------------------------------------------------------------------------------------------
 
@@ -206,10 +211,22 @@ class Torture:
         assert self.target is not None
         return self.target.server
 
+    def _stall(self) -> None:
+        for proxy in self._proxies:
+            proxy.stall()
+
+    def _cut(self) -> None:
+        for proxy in self._proxies:
+            proxy.cut()
+
+    def _flow(self) -> None:
+        for proxy in self._proxies:
+            proxy.flow()
+
     @property
-    def _proxy(self) -> Proxy:
+    def _proxies(self) -> list[Proxy]:
         assert self.target is not None
-        return self.target.proxy
+        return self.target.proxies
 
     def _connect(self) -> psycopg.Connection:
         return psycopg.connect(self._cluster.dsn(), autocommit=True)

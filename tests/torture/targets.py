@@ -1,12 +1,13 @@
 """The brokers as a torture sees them: behind a proxy, killed, frozen, and read at the end."""
 
 import pathlib
+import random
 from typing import Any, Protocol
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
 from bridge.cluster import free_port
-from tests.servers.kafka import Kafka
+from tests.servers.kafka import Kafka, KafkaCluster
 from tests.servers.proxy import Proxy
 from tests.servers.rabbitmq import RabbitMQ
 from tests.torture.checker import Message, message_of
@@ -17,12 +18,13 @@ INBOX = f"{PREFIX}inbox"
 
 
 class Target(Protocol):
-    """A broker, and how the bridge reaches it."""
+    """A broker, and the proxies by which the bridge reaches it."""
 
-    proxy: Proxy
+    proxies: list[Proxy]
 
     @property
-    def server(self) -> Kafka | RabbitMQ: ...
+    def server(self) -> Kafka | RabbitMQ:
+        """The one to do something to."""
 
     def config(self) -> dict[str, Any]:
         """The sections of the bridge's config that say where to."""
@@ -33,34 +35,46 @@ class Target(Protocol):
     def end(self) -> None: ...
 
 
-class KafkaTarget:
-    """A broker that tells clients who come by the proxy to go on coming by it."""
+def behind_a_proxy(server: Kafka) -> Proxy:
+    """The broker tells clients who come by the proxy to go on coming by it."""
+    proxied = free_port()
+    proxy = Proxy(proxied)
+    properties = server.home / "server.properties"
+    text = properties.read_text()
+    text = text.replace("\nlisteners=", f"\nlisteners=PROXY://127.0.0.1:{proxied},")
+    text = text.replace("\nadvertised.listeners=", f"\nadvertised.listeners=PROXY://127.0.0.1:{proxy.port},")
+    text = text.replace("protocol.map=", "protocol.map=PROXY:PLAINTEXT,")
+    properties.write_text(text + "inter.broker.listener.name=PLAINTEXT\n")
+    return proxy
 
-    def __init__(self, home: pathlib.Path, *, exactly_once: bool = False) -> None:
-        self.server = Kafka(home)
-        proxied = free_port()
-        self.proxy = Proxy(proxied)
+
+class KafkaTarget:
+    """One broker, or three, of which one at random is meant each time."""
+
+    def __init__(self, home: pathlib.Path, seed: int, *, nodes: int = 1, exactly_once: bool = False) -> None:
+        self._random = random.Random(f"nodes {seed}")
+        self._cluster = KafkaCluster(home) if nodes > 1 else None
+        self._nodes = self._cluster.nodes if self._cluster else [Kafka(home)]
+        self.proxies = [behind_a_proxy(node) for node in self._nodes]
         self._exactly_once = exactly_once
-        properties = home / "server.properties"
-        text = properties.read_text()
-        text = text.replace("\nlisteners=", f"\nlisteners=PROXY://127.0.0.1:{proxied},")
-        text = text.replace("\nadvertised.listeners=", f"\nadvertised.listeners=PROXY://127.0.0.1:{self.proxy.port},")
-        text = text.replace("protocol.map=", "protocol.map=PROXY:PLAINTEXT,")
-        properties.write_text(text + "inter.broker.listener.name=PLAINTEXT\n")
-        self.server.start()
+        (self._cluster or self._nodes[0]).start()
+
+    @property
+    def server(self) -> Kafka:
+        return self._random.choice(self._nodes)
 
     def config(self) -> dict[str, Any]:
         kafka = {
             "prefix": PREFIX,
             "create_topics": {"partitions": 3},
-            "client": {"bootstrap.servers": f"127.0.0.1:{self.proxy.port}"},
+            "client": {"bootstrap.servers": ",".join(f"127.0.0.1:{proxy.port}" for proxy in self.proxies)},
         }
         return {"sink": {"kafka": kafka}, **({"delivery": "exactly_once"} if self._exactly_once else {})}
 
     def contents(self) -> list[Message]:
         consumer = Consumer(
             {
-                "bootstrap.servers": self.server.servers,
+                "bootstrap.servers": ",".join(node.servers for node in self._nodes),
                 "group.id": "checker",
                 "enable.auto.commit": False,
                 "enable.partition.eof": True,
@@ -92,8 +106,10 @@ class KafkaTarget:
         return found
 
     def end(self) -> None:
-        self.proxy.close()
-        self.server.kill()
+        for proxy in self.proxies:
+            proxy.close()
+        for node in self._nodes:
+            node.kill()
 
 
 class RabbitMQTarget:
@@ -101,12 +117,12 @@ class RabbitMQTarget:
 
     def __init__(self, home: pathlib.Path) -> None:
         self.server = RabbitMQ(home)
-        self.proxy = Proxy(self.server.port)
+        self.proxies = [Proxy(self.server.port)]
         self.server.start()
 
     def config(self) -> dict[str, Any]:
         exchanges = {f"{PREFIX}public.{table}": "#" for table in KEYS}
-        url = self.server.url.replace(f":{self.server.port}/", f":{self.proxy.port}/")
+        url = self.server.url.replace(f":{self.server.port}/", f":{self.proxies[0].port}/")
         queues = [{"name": INBOX, "bindings": exchanges}]
         return {"sink": {"rabbitmq": {"prefix": PREFIX, "url": f"{url}?heartbeat=4", "queues": queues}}}
 
@@ -130,5 +146,5 @@ class RabbitMQTarget:
         return found
 
     def end(self) -> None:
-        self.proxy.close()
+        self.proxies[0].close()
         self.server.end()
