@@ -10,7 +10,7 @@ from tests.torture.run import Torture, torture
 SECONDS = 40
 
 
-@pytest.mark.parametrize("target", ["kafka", "rabbitmq"])
+@pytest.mark.parametrize("target", ["kafka", "rabbitmq", "exactly-once"])
 def test_nothing_is_lost_whatever_dies(target: str, capsys: pytest.CaptureFixture[str]) -> None:
     seed = int.from_bytes(os.urandom(3))
     lines: list[str] = []
