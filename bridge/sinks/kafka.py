@@ -75,6 +75,8 @@ class KafkaSink(Sink):
         producer, topic = self._producer, self._topic(event)
         if producer is None or topic is None:
             return False
+        if self._topics is not None and self._topics.lost:
+            self._refuse_if_lost(topic)
         if self._failure is not None:
             raise self._failure
         unfit = self._unfit(event, topic)
@@ -117,6 +119,10 @@ class KafkaSink(Sink):
         if self._producer is not None:
             self._producer.purge(blocking=False)
         self._producer = self._topics = None
+
+    def _refuse_if_lost(self, topic: str) -> None:
+        if self._topics is not None and (why := self._topics.lost.get(topic)):
+            raise SinkRefused(f"{why}. The position is unmoved")
 
     def _produce_anew(self) -> None:
         callbacks: dict[str, Any] = {"error_cb": self._on_error, "logger": LibraryLog("producer")}
@@ -165,6 +171,8 @@ class KafkaSink(Sink):
     def _on_error(self, error: KafkaError) -> None:
         if not error.fatal():
             log.warning("kafka connection", reason=error.str(), code=error.name())
+            if self._topics is not None:
+                self._topics.look_soon()
         elif self._failure is None:
             self._failure = SinkRefused(
                 f"Kafka's producer cannot go on: {error.str()} ({error.name()}). The position is unmoved. What to do:"

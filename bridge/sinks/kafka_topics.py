@@ -18,6 +18,7 @@ from bridge.config import CreateTopics
 from bridge.errors import SinkRefused, SinkUnreachable
 from bridge.sinks.kafka_log import LibraryLog
 from bridge.sinks.kafka_settings import Settings
+from bridge.sinks.kafka_watch import Watch
 
 log = structlog.get_logger()
 
@@ -59,6 +60,7 @@ class Topics:
         callbacks: dict[str, Any] = {"error_cb": self._on_error, "logger": self._log}
         self._admin = AdminClient(settings | callbacks)
         self._servers = servers
+        self._watch = Watch(self._admin, servers)
         self._create = create
         self._own = own
         self._ready: set[str] = set()
@@ -108,8 +110,21 @@ class Topics:
         return name in self._ready
 
     def poll(self) -> None:
-        """Have what librdkafka reports of this client; unheard, it would pile up while the brokers are away."""
+        """Have what librdkafka reports of this client; unheard, it would pile up while the brokers are away.
+
+        Raises SinkRefused where the brokers are of another cluster than before.
+        """
         self._admin.poll(0)
+        self._watch.poll(self._ready)
+
+    def look_soon(self) -> None:
+        """Something is wrong with a connection: see whether all still is there."""
+        self._watch.look_soon()
+
+    @property
+    def lost(self) -> Mapping[str, str]:
+        """Topics that were there and are not, or are others by the same name: to each what to tell."""
+        return self._watch.refused
 
     @property
     def smallest_limit(self) -> int | None:
@@ -184,6 +199,8 @@ class Topics:
             found = {setting: entry.value for setting, entry in future.result().items()}
             if limit := found.get("max.message.bytes"):
                 self._limits[name] = int(limit)
+            if in_sync := found.get("min.insync.replicas"):
+                self._watch.needs(name, int(in_sync))
             if "compact" in (found.get("cleanup.policy") or ""):
                 self._compacted.add(name)
             elif name in self._own:
@@ -219,6 +236,7 @@ class Topics:
         # All brokers being down follows from what was said before, and explains less.
         if error.code() != KafkaError._ALL_BROKERS_DOWN or self._trouble is None:
             self._trouble = error
+        self._watch.look_soon()
 
     def _unreachable(self, missing: list[str]) -> SinkUnreachable:
         if self._ready or self._creating:

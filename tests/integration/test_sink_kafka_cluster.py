@@ -1,10 +1,11 @@
 """The Kafka sink and a cluster of three brokers, each of which holds everything; two must have an event."""
 
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import pytest
+import structlog
 from confluent_kafka import Message
 from confluent_kafka.cimpl import NewTopic
 
@@ -77,3 +78,52 @@ def test_a_node_that_dies_while_events_flow_loses_repeats_and_reorders_nothing(
     whole.wait_for(3)
 
     assert numbers_by_key(whole.nodes[0].read(f"{prefix}public.book")) == sent_by_key(50, range(6000))
+
+
+def test_with_two_of_three_dead_nothing_is_acknowledged_until_one_is_back(
+    whole: KafkaCluster, prefix: str, opened: Opener
+) -> None:
+    driver = opened()
+    driver.send(*(of_key(number % 50, number) for number in range(100)))
+    driver.drain()
+    for node in whole.nodes[:2]:
+        node.kill()
+
+    driver.send(*(of_key(number % 50, number) for number in range(100, 200)))
+    driver.poll_for(5)
+    assert driver.in_flight == 100
+
+    whole.nodes[0].launch()
+    driver.drain(60)
+    assert numbers_by_key(whole.nodes[0].read(f"{prefix}public.book")) == sent_by_key(50, range(200))
+
+
+def test_too_few_replicas_in_sync_acknowledge_nothing_and_it_is_said(
+    whole: KafkaCluster, prefix: str, opened: Opener
+) -> None:
+    admin = whole.admin
+    for name in ("public.book", "dead-letter"):
+        new = NewTopic(f"{prefix}{name}", 1, 3, config={"min.insync.replicas": "3"})
+        admin.create_topics([new])[new.topic].result(10)
+    driver = opened()
+    driver.send(*(of_key(0, number) for number in range(100)))
+    driver.drain()
+    with structlog.testing.capture_logs() as lines:
+        whole.nodes[2].kill()
+        whole.wait_for(2)
+
+        driver.send(*(of_key(0, number) for number in range(100, 200)))
+        driver.poll_until(lambda: said(lines), "what is missing")
+        driver.poll_for(3)
+        assert driver.in_flight == 100
+        assert [line for line in said(lines) if line["needed"] == 3 and line["in_sync"] < 3] == said(lines)
+        assert len(said(lines)) == 1, "once in a while"
+
+        whole.nodes[2].launch()
+        driver.drain(60)
+        driver.poll_until(lambda: "kafka has the replicas again" in str(lines), "that they are back")
+    assert numbers_by_key(whole.nodes[0].read(f"{prefix}public.book")) == sent_by_key(1, range(200))
+
+
+def said(lines: Sequence[Any]) -> list[Any]:
+    return [line for line in lines if "cannot acknowledge" in line["event"]]
