@@ -11,13 +11,24 @@ The rules (SEMANTICS, positions):
 from collections import deque
 
 
+class InFlight:
+    """What the sink holds that the broker has not acknowledged. Shared with the checkpoints before: after a lost
+    stream the sink still holds what it had, and that counts for the budget."""
+
+    __slots__ = ("bytes", "events")
+
+    def __init__(self) -> None:
+        self.events = 0
+        self.bytes = 0
+
+
 class Ticket:
     """Counts the events that the broker has not acknowledged yet, for one or several whole transactions."""
 
-    __slots__ = ("_checkpoint", "end_lsn", "pending")
+    __slots__ = ("_in_flight", "end_lsn", "pending")
 
-    def __init__(self, checkpoint: "Checkpoint") -> None:
-        self._checkpoint = checkpoint
+    def __init__(self, in_flight: InFlight) -> None:
+        self._in_flight = in_flight
         self.pending = 0
         self.end_lsn: int | None = None
         """Set when the ticket closes, at a commit; never before."""
@@ -25,14 +36,14 @@ class Ticket:
     def sent(self, size: int) -> None:
         """An event of `size` bytes goes to the sink."""
         self.pending += 1
-        self._checkpoint.in_flight_events += 1
-        self._checkpoint.in_flight_bytes += size
+        self._in_flight.events += 1
+        self._in_flight.bytes += size
 
     def acknowledge(self, size: int) -> None:
         """The broker has it (for a dead letter: has the dead letter). Sinks call this once per event sent."""
         self.pending -= 1
-        self._checkpoint.in_flight_events -= 1
-        self._checkpoint.in_flight_bytes -= size
+        self._in_flight.events -= 1
+        self._in_flight.bytes -= size
         if self.pending < 0:
             raise AssertionError("an event was acknowledged twice")
 
@@ -40,21 +51,28 @@ class Ticket:
 class Checkpoint:
     """The queue of tickets, oldest first."""
 
-    def __init__(self, confirmed: int = 0) -> None:
+    def __init__(self, confirmed: int = 0, in_flight: InFlight | None = None) -> None:
         self.confirmed = confirmed
         """The LSN up to which all is acknowledged: what a status update reports as flushed."""
-        self.in_flight_events = 0
-        self.in_flight_bytes = 0
+        self.in_flight = in_flight or InFlight()
         self._closed: deque[Ticket] = deque()
-        self.current = Ticket(self)
+        self.current = Ticket(self.in_flight)
         """The ticket for events sent now."""
+
+    @property
+    def in_flight_events(self) -> int:
+        return self.in_flight.events
+
+    @property
+    def in_flight_bytes(self) -> int:
+        return self.in_flight.bytes
 
     def commit(self, end_lsn: int) -> None:
         """A transaction ends, all of whose events have been sent."""
         self.current.end_lsn = end_lsn
         if self.current.pending:
             self._closed.append(self.current)
-            self.current = Ticket(self)
+            self.current = Ticket(self.in_flight)
         elif self._closed:
             # Nothing of its own to wait for: it goes with the newest ticket that waits.
             self._closed[-1].end_lsn = max(self._closed[-1].end_lsn or 0, end_lsn)

@@ -268,7 +268,8 @@ class Pipeline:
         except BaseException:
             session.close()
             raise
-        self._checkpoint = Checkpoint(start)
+        # What the sink still holds of the old stream counts for the budget, unless it has forgotten that.
+        self._checkpoint = Checkpoint(start, self._checkpoint.in_flight if position is None else None)
         self._start_lsn, self._done = start, done
         self._status_sent, self._status_at = 0, 0.0
         self._heartbeat_at = time.monotonic()

@@ -25,9 +25,11 @@ def test_a_bridge_that_is_broken_is_found(variant: str) -> None:
     broken = Torture("kafka", 1, ("-m", "tests.torture.broken", variant))
     try:
         broken.start()
-        for _ in range(3):
+        for _ in range(2):
             broken.live(1)
             broken.stall_and_kill_bridge()
+            broken.live(1)
+            broken.stall_and_kill_bridge_when_quiet()
         report = broken.verdict()
     finally:
         broken.close()

@@ -36,16 +36,21 @@ def confirm_a_keepalive_at_once() -> None:
 
 def confirm_inside_a_transaction() -> None:
     """An acknowledged event moves the position past its commit, though others of the transaction are under way."""
-    delivered = KafkaSink._delivered
+    delivered, advance = KafkaSink._delivered, Checkpoint.advance
+    acknowledged = [0]
 
-    def hasty(self: KafkaSink, event: Event, ticket: Ticket, error: KafkaError | None, message: object) -> None:
+    def noted(self: KafkaSink, event: Event, ticket: Ticket, error: KafkaError | None, message: object) -> None:
         delivered(self, event, ticket, error, message)
         if error is None:
-            commit_lsn = parse_lsn(dict(event.headers)["commit_lsn"])
-            checkpoint = ticket._checkpoint
-            checkpoint.confirmed = max(checkpoint.confirmed, commit_lsn + 1)
+            acknowledged.append(parse_lsn(dict(event.headers)["commit_lsn"]) + 1)
 
-    KafkaSink._delivered = hasty  # type: ignore[method-assign]
+    def hasty(self: Checkpoint) -> int:
+        acknowledged[:] = [max(acknowledged)]
+        self.confirmed = max(advance(self), acknowledged[0])
+        return self.confirmed
+
+    KafkaSink._delivered = noted  # type: ignore[method-assign]
+    Checkpoint.advance = hasty  # type: ignore[method-assign]
 
 
 def swallow_a_full_queue() -> None:

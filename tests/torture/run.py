@@ -50,7 +50,8 @@ class Torture:
         self.counts: Counter[str] = Counter()
         self.folder = pathlib.Path(tempfile.mkdtemp(prefix="walrus-bridge-torture-"))
         self._bridge: BridgeProcess | None = None
-        self._stop = threading.Event()
+        self._stop, self._go = threading.Event(), threading.Event()
+        self._go.set()
         self._sessions: list[Session] = []
         self._cluster = Cluster(
             settings={"fsync": "on", "wal_sender_timeout": f"{WAL_SENDER_TIMEOUT_SECONDS}s", "log_min_messages": "log"}
@@ -77,7 +78,9 @@ class Torture:
         with self._connect() as connection:
             self._subscriptions = set_up(connection)
         self._start_bridge().wait_until_streaming()
-        self._sessions = [Session(self._cluster.dsn(), f"{self._seed}/{n}", self._stop) for n in range(SESSIONS)]
+        self._sessions = [
+            Session(self._cluster.dsn(), f"{self._seed}/{n}", self._go, self._stop) for n in range(SESSIONS)
+        ]
         for session in self._sessions:
             session.start()
 
@@ -182,6 +185,18 @@ class Torture:
         self._flow()
         self._start_bridge()
 
+    def stall_and_kill_bridge_when_quiet(self) -> None:
+        """PostgreSQL has nothing more to send, and says how far its WAL goes, while events are under way."""
+        self._stall()
+        self.live(0.3)
+        self._go.clear()
+        self.live(1.5)
+        self.bridge.kill()
+        self._cut()
+        self._flow()
+        self._go.set()
+        self._start_bridge()
+
     def restart_postgresql(self) -> None:
         self._cluster.restart("fast")
 
@@ -275,6 +290,7 @@ ACTIONS = (
     Torture.freeze_broker,
     Torture.freeze_broker_and_kill_bridge,
     Torture.stall_and_kill_bridge,
+    Torture.stall_and_kill_bridge_when_quiet,
     Torture.restart_postgresql,
     Torture.crash_postgresql,
     Torture.terminate_walsender,

@@ -112,8 +112,9 @@ def truth(connection: psycopg.Connection) -> list[Op]:
 class Session(threading.Thread):
     """Runs transactions until told to stop; where its connection is lost it makes another."""
 
-    def __init__(self, dsn: str, seed: str, stop: threading.Event) -> None:
+    def __init__(self, dsn: str, seed: str, go: threading.Event, stop: threading.Event) -> None:
         super().__init__(daemon=True)
+        self._go = go
         self._dsn = dsn
         self._random = random.Random(seed)
         self._stop_asked = stop
@@ -134,6 +135,7 @@ class Session(threading.Thread):
 
     def _work(self, connection: psycopg.Connection) -> None:
         while not self._stop_asked.is_set():
+            self._go.wait(10)
             try:
                 self._transaction(connection)
             except (psycopg.errors.UniqueViolation, psycopg.errors.DeadlockDetected):

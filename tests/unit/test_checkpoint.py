@@ -98,3 +98,16 @@ def test_confirmed_is_always_the_end_of_a_fully_acknowledged_prefix(sizes: list[
         if not outstanding:
             break
         outstanding.pop()[1].acknowledge(10)
+
+
+def test_what_is_in_flight_of_a_lost_stream_counts_for_the_next() -> None:
+    before = Checkpoint()
+    old = send(before, 10)
+    after = Checkpoint(50, before.in_flight)
+    new = send(after, 7)
+    after.commit(100)
+    assert (after.in_flight_events, after.in_flight_bytes) == (2, 17)
+    new.acknowledge(7)
+    assert after.advance() == 100  # the old stream's events come again, so they hold nothing back
+    old.acknowledge(10)
+    assert (after.in_flight_events, after.in_flight_bytes) == (0, 0)
