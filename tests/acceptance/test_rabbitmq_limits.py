@@ -87,7 +87,10 @@ def ids(events: list[Any]) -> list[int]:
 def test_what_a_full_queue_refuses_becomes_a_dead_letter_and_others_do_not_wait(
     database: Database, broker: Broker, run: Callable[..., BridgeProcess]
 ) -> None:
-    database.execute("create table note (id int primary key); create table other (id int primary key)")
+    database.execute("""
+        create table note (id int primary key, body text default repeat('x', 100));
+        create table other (id int primary key);
+    """)
     database.subscribe("note")
     database.subscribe("other")
     broker.limit("note", 1)
@@ -103,7 +106,8 @@ def test_what_a_full_queue_refuses_becomes_a_dead_letter_and_others_do_not_wait(
 
     database.wait_until_confirmed()
     letters = [each["dead_letter"] for each in broker.take("dead-letter")]
-    assert sorted(letter["change"]["record"]["id"] for letter in letters) == [2, 3]
+    records = sorted((letter["change"]["record"] for letter in letters), key=lambda record: record["id"])
+    assert records == [{"id": 2, "body": "x" * 100}, {"id": 3, "body": "x" * 100}]
     assert all("has refused it for 2 s" in letter["reason"] for letter in letters)
     assert ids(broker.take("note")) == [1]
     database.execute("insert into note values (5)")
@@ -133,3 +137,82 @@ def test_or_it_stops_the_bridge_with_the_position_unmoved(
     run(broker.sink("note"), on_failure="stop")
     database.wait_until_confirmed()
     assert ids(broker.take("note")) == [2]
+
+
+# -- alarms ---------------------------------------------------------------------------------------------------------
+
+ALARMS = {
+    "memory": (("set_vm_memory_high_watermark", "absolute", "1MB"), ("set_vm_memory_high_watermark", "0.4")),
+    "disk": (("set_disk_free_limit", "1000000GB"), ("set_disk_free_limit", "50MB")),
+}
+
+
+@pytest.mark.parametrize("alarm", ALARMS)
+def test_while_an_alarm_blocks_reading_stops_and_status_updates_go_on(
+    database: Database, broker: Broker, run: Callable[..., BridgeProcess], alarm: str
+) -> None:
+    raised, over = ALARMS[alarm]
+    database.execute("create table note (id int primary key, body text)")
+    database.execute("alter table note alter body set storage external")
+    database.execute(f"alter database {database.name} set wal_sender_timeout = '2s'")
+    database.subscribe("note")
+    running = run(broker.sink("note"), limits={"in_flight": "64KiB"})
+    sender = (
+        "select pid, sent_lsn::text, pg_current_wal_lsn() - sent_lsn from pg_stat_replication"
+        " where pid = (select active_pid from pg_replication_slots where slot_name = %s)"
+    )
+    broker.server.control(*raised)
+    try:
+        for number in range(40):
+            database.execute(
+                "insert into note select n, repeat('x', 10000) from generate_series(%s::int, %s) n",
+                (number * 100, number * 100 + 99),
+            )
+        running.wait_for(lambda: "rabbitmq blocks publishers" in running.stderr, "blocked")
+        time.sleep(1)
+        before = database.execute(sender, (database.slot,))
+        assert before[0][2] > 10_000_000, "not all is read"
+        time.sleep(4)  # twice the walsender's patience
+        assert database.execute(sender, (database.slot,)) == before
+        assert "source lost" not in running.stderr
+    finally:
+        broker.server.control(*over)
+
+    database.wait_until_confirmed()
+    assert ids(broker.take("note")) == list(range(4000))
+    assert running.stop() == Exit.OK
+
+
+# -- heartbeats -----------------------------------------------------------------------------------------------------
+
+
+def test_heartbeats_go_on_while_postgresql_is_silent_and_while_a_judgement_waits_for_a_lock(
+    database: Database, broker: Broker, run: Callable[..., BridgeProcess]
+) -> None:
+    database.execute("""
+        create table member (id int primary key);
+        insert into member values (1);
+        create table note (id int primary key);
+        grant select on note, member to anon;
+        alter table note enable row level security;
+        create policy members on note to anon using (exists (select from public.member m where m.id = note.id));
+    """)
+    database.subscribe("note", role="anon")
+    running = run(broker.sink("note", url="?heartbeat=2"))
+    ours = broker.connections(heartbeat=2)
+    assert len(ours) == 1
+
+    time.sleep(6)
+    assert broker.connections(heartbeat=2) == ours, "silence"
+    with database.connect() as locker:
+        locker.execute("begin; lock table member in access exclusive mode")
+        database.execute("insert into note values (1)")
+        time.sleep(6)
+        assert broker.connections(heartbeat=2) == ours, "waiting for the lock"
+        assert broker.take("note") == []
+        locker.execute("commit")
+    database.wait_until_confirmed()
+
+    assert ids(broker.take("note")) == [1]
+    assert "rabbitmq lost" not in running.stderr
+    assert running.stop() == Exit.OK
