@@ -5,6 +5,7 @@ delivery report is final. One callback a message: that the last one has arrived 
 While the brokers are away librdkafka reconnects by itself and sends again what they have not acknowledged.
 """
 
+import time
 from collections.abc import Iterable, Sequence
 from functools import partial
 from typing import Any, Final
@@ -27,6 +28,9 @@ log = structlog.get_logger()
 
 BATCH_OVERHEAD_BYTES: Final = 512
 """More than what Kafka's format adds to one message and its headers."""
+
+SAY_AGAIN_SECONDS: Final = 5.0
+"""The same trouble with connections is logged once in so long."""
 
 FORBIDDEN: Final = {
     KafkaError.TOPIC_AUTHORIZATION_FAILED,
@@ -54,6 +58,7 @@ class KafkaSink(Sink):
         """The topics of tables that are known to be there."""
         self._rejections: list[Rejection] = []
         self._failure: BridgeError | None = None
+        self._say_again_at: dict[int, float] = {}
         self._producer: Producer | None = None
         self._topics: Topics | None = None
 
@@ -170,14 +175,23 @@ class KafkaSink(Sink):
 
     def _on_error(self, error: KafkaError) -> None:
         if not error.fatal():
-            log.warning("kafka connection", reason=error.str(), code=error.name())
-            if self._topics is not None:
-                self._topics.look_soon()
+            self._on_trouble(error)
         elif self._failure is None:
-            self._failure = SinkRefused(
-                f"Kafka's producer cannot go on: {error.str()} ({error.name()}). The position is unmoved. What to do:"
-                f" {_CLUSTER_RIGHTS if error.code() in FORBIDDEN else _START_AGAIN}"
-            )
+            told = f"{error.str()} ({error.name()}). The position is unmoved. What to do:"
+            if error.code() == KafkaError.OUT_OF_ORDER_SEQUENCE_NUMBER:
+                self._failure = SinkRefused(f"Kafka has lost events that it had acknowledged: {told} {_FIND_OUT}")
+            else:
+                what = _CLUSTER_RIGHTS if error.code() in FORBIDDEN else _START_AGAIN
+                self._failure = SinkRefused(f"Kafka's producer cannot go on: {told} {what}")
+
+    def _on_trouble(self, error: KafkaError) -> None:
+        """A connection's, which is made again; many times a second while a broker refuses it."""
+        if self._topics is not None:
+            self._topics.look_soon()
+        now = time.monotonic()
+        if now >= self._say_again_at.get(error.code(), 0.0):
+            self._say_again_at[error.code()] = now + SAY_AGAIN_SECONDS
+            log.warning("kafka connection", reason=error.str(), code=error.name())
 
     def _refusal(self, error: KafkaError, event: Event) -> SinkRefused:
         topic = self._topic(event)
@@ -206,6 +220,10 @@ class KafkaSink(Sink):
 
 
 _START_AGAIN: Final = "mend the cause and start again; what was not acknowledged comes again"
+_FIND_OUT: Final = (
+    "find out how (a power cut, an unclean leader election) and what its consumers need; start again, and the bridge goes"
+    " on with what was not acknowledged"
+)
 _CLUSTER_RIGHTS: Final = "grant the login Write on its topics (before Kafka 3.0, IdempotentWrite on the cluster too)"
 
 

@@ -1,5 +1,6 @@
 """The Kafka sink and a broker, or a topic, that has lost what it had acknowledged: it is said, never passed over."""
 
+import os
 import pathlib
 import shutil
 import tempfile
@@ -118,3 +119,21 @@ def test_a_deleted_topic_is_no_matter_until_there_is_an_event_for_it(
 
     with pytest.raises(SinkRefused, match=f"topic {prefix}public.book is not there any more"):
         driver.send(an_event(2))
+
+
+def test_a_broker_that_has_lost_its_tail_stops_the_bridge(broker: Kafka, prefix: str, opened: Opener) -> None:
+    """As after a power cut, where it had acknowledged what was not on the disk yet."""
+    driver = opened()
+    for number in range(10):
+        driver.send(an_event(number))
+        driver.drain()
+    broker.kill()
+    log = broker.home / "data" / f"{prefix}public.book-0" / "00000000000000000000.log"
+    os.truncate(log, log.stat().st_size // 2)
+    broker.restart()
+
+    driver.send(an_event(10))
+    with pytest.raises(SinkRefused, match="Kafka has lost events that it had acknowledged.* The position is unmoved"):
+        driver.poll_for(20)
+
+    assert driver.in_flight == 1
