@@ -22,13 +22,14 @@ def test_nothing_is_lost_whatever_dies(target: str, capsys: pytest.CaptureFixtur
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_a_bridge_that_is_broken_is_found(variant: str) -> None:
-    broken = Torture("kafka", 1, ("-m", "tests.torture.broken", variant))
+    # Room for all that comes in a stall, so that what follows it is read.
+    broken = Torture("kafka", 1, ("-m", "tests.torture.broken", variant), in_flight="64MiB")
     try:
         broken.start()
         for _ in range(2):
-            broken.live(1)
+            broken.wait_until_it_moves()
             broken.stall_and_kill_bridge()
-            broken.live(1)
+            broken.wait_until_it_moves()
             broken.stall_and_kill_bridge_when_quiet()
         report = broken.verdict()
     finally:

@@ -41,11 +41,14 @@ TARGETS: dict[str, Callable[[pathlib.Path, int], Target]] = {
 class Torture:
     """Servers of its own, ended by `close`. `program`: how Python is to start the bridge."""
 
-    def __init__(self, target: str, seed: int, program: Sequence[str] = ("-m", "bridge")) -> None:
+    def __init__(
+        self, target: str, seed: int, program: Sequence[str] = ("-m", "bridge"), in_flight: str = "1MiB"
+    ) -> None:
         self._name = target
         self._seed = seed
         self._random = random.Random(f"chaos {seed}")
         self._program = tuple(program)
+        self._in_flight = in_flight
         self.plugin = random.Random(f"plugin {seed}").choice(("wal2json", "pgoutput"))
         self.counts: Counter[str] = Counter()
         self.folder = pathlib.Path(tempfile.mkdtemp(prefix="walrus-bridge-torture-"))
@@ -66,7 +69,7 @@ class Torture:
         self.target = TARGETS[self._name](self.folder / "broker", self._seed)
         self._config = {
             "source": {"connection": self._cluster.dsn(), "slot": SLOT, "plugin": self.plugin, "heartbeat": "1s"},
-            "limits": {"in_flight": "1MiB"},
+            "limits": {"in_flight": self._in_flight},
             "http": {"listen": None},
             **self.target.config(),
         }
@@ -103,6 +106,13 @@ class Torture:
             if time.monotonic() > end:
                 return
             time.sleep(0.05)
+
+    def wait_until_it_moves(self) -> None:
+        """Until the bridge confirms something new."""
+        with self._connect() as connection:
+            query = "select confirmed_flush_lsn from pg_replication_slots where slot_name = %s"
+            before = connection.execute(query, (SLOT,)).fetchone()
+            wait_until(lambda: connection.execute(query, (SLOT,)).fetchone() != before, "a moved slot", 30)
 
     def verdict(self) -> Report:
         """Stop the sessions, let the bridge catch up, and compare."""
