@@ -68,7 +68,7 @@ def findings(config: Config) -> Iterator[Finding]:
             yield from _guarded("source login", check_logins.source_rights(source))
             yield from _guarded("tables", _tables(config, source, tables))
             yield from _guarded("rls.connection", _judging(config, source))
-    yield _sink(config, [(table.schema, table.name) for table in tables if table.subscribed])
+    yield from _sink(config, [(table.schema, table.name) for table in tables if table.subscribed])
 
 
 def _guarded(name: str, looking: Iterable[Finding]) -> Iterator[Finding]:
@@ -148,12 +148,17 @@ def _publication(source: Connection, name: str, subscribed: list[int]) -> Iterat
         yield ok(key, f"{name} has all that is subscribed")
 
 
-def _sink(config: Config, tables: list[tuple[str, str]]) -> Finding:
+def _sink(config: Config, tables: list[tuple[str, str]]) -> Iterator[Finding]:
     """Open the sink as a start does: the broker answers, and each subscribed table's destination can be used."""
     name = next(name for name in ("kafka", "rabbitmq", "stdout") if getattr(config.sink, name) is not None)
     try:
         with contextlib.closing(make_sink(config)) as sink:
-            sink.open(tables)
+            refused = sink.open(tables)
     except BridgeError as raised:
-        return of_error(f"sink.{name}", raised)
-    return ok(f"sink.{name}", "nothing to reach" if name == "stdout" else "reachable, and its destinations can be used")
+        yield of_error(f"sink.{name}", raised)
+        return
+    yield from (of_error(f"sink.{name}", each) for each in refused)
+    if not refused:
+        yield ok(
+            f"sink.{name}", "nothing to reach" if name == "stdout" else "reachable, and its destinations can be used"
+        )

@@ -91,6 +91,10 @@ class SinkRefused(BridgeError):
     exit = Exit.SINK_REFUSED
 
 
+class NameRefused(SinkRefused):
+    """A table's destination or routing key cannot be named so. Its events are poison; other tables go on."""
+
+
 class MigrationError(BridgeError):
     exit = Exit.MIGRATION
 

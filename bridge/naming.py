@@ -4,7 +4,7 @@ import re
 import string
 from collections.abc import Iterable, Mapping
 
-from bridge.errors import ConfigError, SinkRefused
+from bridge.errors import ConfigError, NameRefused
 
 KAFKA_NAME_LENGTH = 249
 AMQP_NAME_BYTES = 255
@@ -65,7 +65,7 @@ class Destinations:
                 self._check(label, name)
             for ours, name in (("dead letters", self.dead_letters), ("unroutable messages", f"{prefix}unrouted")):
                 self._reserve(ours, name)
-        except SinkRefused as error:
+        except NameRefused as error:
             raise ConfigError(str(error)) from error
 
     @property
@@ -80,7 +80,7 @@ class Destinations:
         return f"{self._prefix}position-{slot}"
 
     def of(self, schema: str, table: str) -> str:
-        """The topic or exchange of a table. Raises SinkRefused where there can be none."""
+        """The topic or exchange of a table. Raises NameRefused where there can be none."""
         name = self._known.get((schema, table))
         if name is None:
             label = f"{schema}.{table}"
@@ -91,7 +91,7 @@ class Destinations:
             other = self._taken.setdefault(self._like(name), (schema, table))
             if other != (schema, table):
                 how = "Kafka takes names that differ in . and _ only for one" if self._kafka else "they share one name"
-                raise SinkRefused(
+                raise NameRefused(
                     f"the destination {name} of {label} clashes with that of"
                     f" {other if isinstance(other, str) else '.'.join(other)}: {how}. What to do: give one of them another"
                     f" name in {self._way_out}"
@@ -103,6 +103,17 @@ class Destinations:
         self._check(ours, name)
         self._taken[self._like(name)] = ours
 
+    def of_all(self, tables: Iterable[tuple[str, str]]) -> tuple[dict[tuple[str, str], str], list[NameRefused]]:
+        """The names, and why some tables can have none."""
+        names: dict[tuple[str, str], str] = {}
+        refused = []
+        for table in tables:
+            try:
+                names[table] = self.of(*table)
+            except NameRefused as error:
+                refused.append(error)
+        return names, refused
+
     @property
     def _way_out(self) -> str:
         return "sink.kafka.topics" if self._kafka else self._key
@@ -113,17 +124,17 @@ class Destinations:
     def _check(self, label: str, name: str) -> None:
         if self._kafka:
             if not _KAFKA_NAME.fullmatch(name) or name in {".", ".."}:
-                raise SinkRefused(
+                raise NameRefused(
                     f"{name!r}, for {label}, cannot be a topic: Kafka allows letters, digits, dot, underscore and"
                     f" hyphen. What to do: correct sink.kafka.prefix, {self._key} or sink.kafka.topics"
                 )
             if len(name) > KAFKA_NAME_LENGTH:
-                raise SinkRefused(
+                raise NameRefused(
                     f"the topic of {label} would have {len(name)} characters, and Kafka allows {KAFKA_NAME_LENGTH}:"
                     f" {name}. What to do: give it a shorter one in sink.kafka.topics"
                 )
         elif len(name.encode()) > AMQP_NAME_BYTES:
-            raise SinkRefused(
+            raise NameRefused(
                 f"the exchange of {label} would have {len(name.encode())} bytes, and AMQP allows {AMQP_NAME_BYTES}:"
                 f" {name}. What to do: choose a shorter {self._key} or prefix"
             )
@@ -139,12 +150,12 @@ class RoutingKeys:
         self._known: dict[tuple[str, str, str], str] = {}
 
     def of(self, schema: str, table: str, kind: str) -> str:
-        """Raises SinkRefused for a key that AMQP cannot carry."""
+        """Raises NameRefused for a key that AMQP cannot carry."""
         made = self._known.get((schema, table, kind))
         if made is None:
             made = self._template.format(schema=escape(schema), table=escape(table), type=kind.lower())
             if len(made.encode()) > AMQP_NAME_BYTES:
-                raise SinkRefused(
+                raise NameRefused(
                     f"the routing key of {schema}.{table} would have {len(made.encode())} bytes, and AMQP allows"
                     f" {AMQP_NAME_BYTES}. What to do: choose a shorter sink.rabbitmq.routing_key"
                 )

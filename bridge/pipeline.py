@@ -247,7 +247,8 @@ class Pipeline:
             tables = session.load_subscriptions()
             if first:
                 with self._stop.interrupting():
-                    self._sink.open(tables)
+                    for refused in self._sink.open(tables):
+                        log.warning("a table has no destination, its events are rejected", reason=str(refused))
             if slot is None:
                 # Last, so that nothing holds WAL back where something else is wrong; and who subscribed before it counts.
                 slot = session.make_slot(accept_gap=self._settings.accept_gap)

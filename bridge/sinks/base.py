@@ -11,6 +11,7 @@ from typing import Protocol
 import msgspec
 
 from bridge.checkpoint import Ticket
+from bridge.errors import NameRefused
 from bridge.event import Event
 from bridge.lsn import Identity
 
@@ -38,10 +39,11 @@ class Position(msgspec.Struct, frozen=True):
 
 
 class Sink(Protocol):
-    def open(self, tables: Iterable[tuple[str, str]]) -> None:
-        """Connect, and make what the subscribed tables (schema, name) and the dead letters need.
+    def open(self, tables: Iterable[tuple[str, str]]) -> list[NameRefused]:
+        """Connect, and make what the subscribed tables (schema, name) and the dead letters need. Called once.
 
-        Blocks. Raises SinkUnreachable, or SinkRefused with what to do. Calls itself at most once.
+        Returns why some of the tables can have no destination: their events will be rejected. Blocks. Raises
+        SinkUnreachable, or SinkRefused with what to do.
         """
 
     def resume(self, identity: Identity) -> Position | None:
@@ -55,7 +57,7 @@ class Sink(Protocol):
     def send(self, event: Event, ticket: Ticket) -> bool:
         """Take the event (calling ``ticket.sent``), or say False: full, poll and offer it again. Never blocks.
 
-        Raises SinkRefused where the destination cannot be (a name that clashes, a topic that may not be created).
+        Raises SinkRefused where the destination cannot be had (a topic that may not be created).
         """
 
     def poll(self, timeout_seconds: float) -> Sequence[Rejection]:

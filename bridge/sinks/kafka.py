@@ -16,7 +16,7 @@ from confluent_kafka import KafkaError, KafkaException, Producer
 from bridge.checkpoint import Ticket
 from bridge.config import CreateTopics
 from bridge.config import Kafka as KafkaConfig
-from bridge.errors import BridgeError, SinkRefused
+from bridge.errors import BridgeError, NameRefused, SinkRefused
 from bridge.event import Event
 from bridge.naming import Destinations
 from bridge.sinks.base import Rejection, Sink
@@ -62,8 +62,8 @@ class KafkaSink(Sink):
         self._producer: Producer | None = None
         self._topics: Topics | None = None
 
-    def open(self, tables: Iterable[tuple[str, str]]) -> None:
-        wanted = {table: self._destinations.of(*table) for table in tables}
+    def open(self, tables: Iterable[tuple[str, str]]) -> list[NameRefused]:
+        wanted, refused = self._destinations.of_all(tables)
         names = list(dict.fromkeys([self._destinations.dead_letters, *self._own_topics, *wanted.values()]))
         self._topics = Topics(admin_settings(self._settings), self._servers, self._create, self._own_topics)
         self._topics.open(names)
@@ -75,20 +75,27 @@ class KafkaSink(Sink):
         self._settings = settings
         self._routes = wanted
         self._produce_anew()
+        return refused
 
     def send(self, event: Event, ticket: Ticket) -> bool:
-        producer, topic = self._producer, self._topic(event)
+        try:
+            producer, topic = self._producer, self._topic(event)
+        except NameRefused as error:
+            return self._reject(event, ticket, str(error))
         if producer is None or topic is None:
             return False
         if self._topics is not None and self._topics.lost:
             self._refuse_if_lost(topic)
         if self._failure is not None:
             raise self._failure
-        unfit = self._unfit(event, topic)
-        if unfit is not None:
-            ticket.sent(event.size)
-            self._rejections.append(Rejection(event, ticket, unfit, too_large=False))
-            return True
+        if self._is_too_large(event, topic):
+            return self._reject(
+                event, ticket, f"is larger than topic {topic} takes (max.message.bytes)", too_large=True
+            )
+        if event.key is None and self._topics is not None and self._topics.is_compacted(topic):
+            # Kafka would refuse its whole batch, and say it of each event.
+            reason = f"has no key, and topic {topic} is compacted (cleanup.policy), so Kafka takes only events with one"
+            return self._reject(event, ticket, reason)
         headers: Any = event.headers  # confluent-kafka's own type is invariant
         try:
             producer.produce(
@@ -133,11 +140,14 @@ class KafkaSink(Sink):
         callbacks: dict[str, Any] = {"error_cb": self._on_error, "logger": LibraryLog("producer")}
         self._producer = Producer(self._settings | callbacks)
 
-    def _unfit(self, event: Event, topic: str) -> str | None:
-        """Why Kafka would refuse it, and its whole batch with it, saying so of each event; None: it may be sent."""
-        if event.key is None and self._topics is not None and self._topics.is_compacted(topic):
-            return f"has no key, and topic {topic} is compacted (cleanup.policy), so Kafka takes only events with one"
-        return None
+    def _is_too_large(self, event: Event, topic: str) -> bool:
+        """Whether the topic is known not to take it. Here the broker itself is asked, which knows best."""
+        return False
+
+    def _reject(self, event: Event, ticket: Ticket, reason: str, *, too_large: bool = False) -> bool:
+        ticket.sent(event.size)
+        self._rejections.append(Rejection(event, ticket, reason, too_large))
+        return True
 
     def _topic(self, event: Event) -> str | None:
         """None while it is not known to be there."""

@@ -15,7 +15,7 @@ from confluent_kafka import KafkaError, KafkaException
 
 from bridge.checkpoint import Ticket
 from bridge.config import Kafka as KafkaConfig
-from bridge.errors import SinkAborted, SinkRefused, SinkUnreachable
+from bridge.errors import NameRefused, SinkAborted, SinkRefused, SinkUnreachable
 from bridge.event import Event
 from bridge.lsn import Identity
 from bridge.sinks import kafka_position
@@ -123,7 +123,7 @@ class ExactlyOnceSink(KafkaSink):
         self._is_between = event.order != self._last_event
         if group is not None and group.position is None and self._is_between and group.is_due:
             self._end(group)
-        if group is None and self._topic(event) is not None:
+        if group is None and self._is_known(event):
             group = self._begin()
         rejected = len(self._rejections)
         if group is None or group.position is not None or not super().send(event, ticket):
@@ -222,12 +222,17 @@ class ExactlyOnceSink(KafkaSink):
         if self._aborted is None:
             self._aborted = reason
 
-    def _unfit(self, event: Event, topic: str) -> str | None:
+    def _is_known(self, event: Event) -> bool:
+        """Whether its topic is there, or is known never to be."""
+        try:
+            return self._topic(event) is not None
+        except NameRefused:
+            return True
+
+    def _is_too_large(self, event: Event, topic: str) -> bool:
+        # Refused by the broker, it would spoil the transaction.
         limit = self._topics.limit(topic) if self._topics is not None else None
-        size = message_bytes(event) + BATCH_OVERHEAD_BYTES
-        if limit is not None and size > limit:
-            return f"of {size} bytes, larger than topic {topic} takes (max.message.bytes {limit})"
-        return super()._unfit(event, topic)
+        return limit is not None and message_bytes(event) + BATCH_OVERHEAD_BYTES > limit
 
     # -- callbacks -------------------------------------------------------------------------------------------------
 

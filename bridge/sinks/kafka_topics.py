@@ -58,7 +58,8 @@ class Topics:
         the configuration that they are made with."""
         self._log = LibraryLog("admin")
         callbacks: dict[str, Any] = {"error_cb": self._on_error, "logger": self._log}
-        self._admin = AdminClient(settings | callbacks)
+        # Not librdkafka's "info": closing with a question under way would write one past our log.
+        self._admin = AdminClient({"log_level": 5} | settings | callbacks)
         self._servers = servers
         self._watch = Watch(self._admin, servers)
         self._create = create

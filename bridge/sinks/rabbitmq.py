@@ -16,7 +16,7 @@ from pika.spec import Basic
 
 from bridge.checkpoint import Ticket
 from bridge.config import RabbitMQ as RabbitMQConfig
-from bridge.errors import BridgeError, SinkRefused, SinkUnreachable
+from bridge.errors import BridgeError, NameRefused, SinkRefused, SinkUnreachable
 from bridge.event import Event
 from bridge.naming import AMQP_NAME_BYTES, Destinations, RoutingKeys
 from bridge.sinks import rabbitmq_topology as topology
@@ -71,9 +71,10 @@ class RabbitMQSink(Sink):
         self._failure: BridgeError | None = None
         self._is_open = self._is_closed = False
 
-    def open(self, tables: Iterable[tuple[str, str]]) -> None:
-        for table in tables:
-            self._want_table(*table)
+    def open(self, tables: Iterable[tuple[str, str]]) -> list[NameRefused]:
+        wanted, refused = self._destinations.of_all(tables)
+        for table, exchange in wanted.items():
+            self._want_exchange(table, exchange)
         end = time.monotonic() + OPEN_SECONDS
         while self._link.channel is None:
             self._link.step(0.1)
@@ -81,11 +82,19 @@ class RabbitMQSink(Sink):
             if time.monotonic() > end:
                 raise self._unreachable()
         self._is_open = True
+        return refused
 
     def send(self, event: Event, ticket: Ticket) -> bool:
         self._raise_failure()
-        if not event.dead_letter and (event.schema, event.table) not in self._exchanges:
-            self._want_table(event.schema, event.table)
+        table = (event.schema, event.table)
+        if not event.dead_letter and table not in self._exchanges:
+            try:
+                self._keys.of(*table, event.kind)
+                self._want_exchange(table, self._destinations.of(*table))
+            except NameRefused as error:
+                ticket.sent(event.size)
+                self._rejections.append(Rejection(event, ticket, str(error), too_large=False))
+                return True
             return False
         channel = self._link.channel
         if channel is None or self._again or self._window.is_full or self._refusals.is_full:
@@ -129,10 +138,9 @@ class RabbitMQSink(Sink):
                 self._topology.want(topology.exchange_as_found(exchange))
                 self._topology.want(topology.binding(queue.name, exchange, pattern))
 
-    def _want_table(self, schema: str, table: str) -> None:
-        exchange = self._destinations.of(schema, table)
+    def _want_exchange(self, table: tuple[str, str], exchange: str) -> None:
         self._topology.want(topology.exchange(exchange))
-        self._exchanges[schema, table] = exchange
+        self._exchanges[table] = exchange
 
     def _address(self, message: Outgoing) -> tuple[str, str]:
         """Exchange and routing key. The default exchange takes a queue's name for a key."""

@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Iterable, Sequence
 
 from bridge.checkpoint import Ticket
-from bridge.errors import SinkRefused
+from bridge.errors import NameRefused, SinkRefused
 from bridge.event import Event
 from bridge.sinks.base import Rejection, Sink
 
@@ -24,8 +24,9 @@ class StdoutSink(Sink):
     def __init__(self, stdout: int = 1, stderr: int = 2) -> None:
         self._outputs = {False: _Output(stdout, "stdout"), True: _Output(stderr, "stderr")}
 
-    def open(self, tables: Iterable[tuple[str, str]]) -> None:
+    def open(self, tables: Iterable[tuple[str, str]]) -> list[NameRefused]:
         """Nothing to connect to."""
+        return []
 
     def send(self, event: Event, ticket: Ticket) -> bool:
         output = self._outputs[event.dead_letter]

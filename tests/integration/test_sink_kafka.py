@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from confluent_kafka import Message
-from confluent_kafka.cimpl import NewTopic
+from confluent_kafka.cimpl import NewPartitions, NewTopic
 
 from bridge.cluster import free_port
 from bridge.config import CreateTopics
@@ -177,11 +177,37 @@ def test_a_topic_that_cannot_be_created_says_why(prefix: str, opened: Opener) ->
 
 
 def test_names_that_kafka_takes_for_one_are_refused(opened: Opener) -> None:
-    with pytest.raises(SinkRefused, match="clashes with that of public.book"):
-        opened(
-            tables=[TABLE, ("public_book", "x")],
-            topics={"public_book.x": "t_public.book", "public.book": "t.public.book"},
-        )
+    driver = opened(
+        tables=[TABLE],
+        topics={"public_book.x": "t_public.book", "public.book": "t.public.book"},
+    )
+
+    driver.send(an_event(1), an_event(2, schema="public_book", table="x"))
+    driver.drain()
+
+    (rejection,) = driver.rejections
+    assert "clashes with that of public.book" in rejection.reason
+    assert not rejection.too_large
+
+
+def test_partitions_added_in_mid_stream_are_used_and_nothing_is_lost(kafka: Kafka, prefix: str, opened: Opener) -> None:
+    topic = f"{prefix}public.book"
+    driver = opened(
+        create_topics=CreateTopics(partitions=1), client={"topic.metadata.refresh.interval.ms": 500, "linger.ms": 0}
+    )
+    driver.send(*(an_event(number) for number in range(1000)))
+    admin = kafka.admin  # kept until it has answered
+    admin.create_partitions([NewPartitions(topic, 4)])[topic].result(10)
+
+    sent = 1000
+    end = time.monotonic() + 20
+    while {message.partition() for message in kafka.read(topic)} != set(range(4)):
+        assert time.monotonic() < end, "the new partitions stay empty"
+        driver.send(*(an_event(number) for number in range(sent, sent + 100)))
+        driver.drain()
+        sent += 100
+
+    assert sorted(ids(kafka.read(topic))) == sorted(an_event(number).id for number in range(sent))
 
 
 def test_a_topic_deleted_in_mid_stream_stops_the_bridge(kafka: Kafka, prefix: str, opened: Opener) -> None:
