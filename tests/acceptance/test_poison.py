@@ -1,0 +1,220 @@
+"""What can never succeed goes to the dead letters, or stops the bridge; nothing else waits for it."""
+
+import json
+import time
+from typing import Any
+
+import pytest
+
+from bridge.errors import Exit
+from tests.servers.kafka import Kafka
+from tests.servers.postgres import Database
+from tests.servers.rabbitmq import RabbitMQ
+
+UNNAMEABLE = "ä" * 31
+"""Escaped, six characters for each: a schema and a table of that name are over what Kafka and AMQP allow."""
+
+
+class Broker:
+    """Its dead letters, and the events of the table `note`."""
+
+    def __init__(self, server: Kafka | RabbitMQ, prefix: str) -> None:
+        self.server = server
+        self.prefix = prefix
+        self._notes: list[Any] = []
+
+    @property
+    def sink(self) -> dict[str, Any]:
+        if isinstance(self.server, Kafka):
+            return {"kafka": {"prefix": self.prefix, "client": {"bootstrap.servers": self.server.servers}}}
+        queue = {"name": f"{self.prefix}inbox", "bindings": {f"{self.prefix}public.note": "#"}}
+        return {"rabbitmq": {"prefix": self.prefix, "url": self.server.url, "queues": [queue]}}
+
+    def letters(self) -> list[dict[str, Any]]:
+        return [each["dead_letter"] for each in self._read(f"{self.prefix}dead-letter")]
+
+    def notes(self) -> list[dict[str, Any]]:
+        self._notes += self._read(
+            f"{self.prefix}public.note" if isinstance(self.server, Kafka) else f"{self.prefix}inbox"
+        )
+        return [each["wal"]["record"] for each in self._notes]
+
+    def _read(self, name: str) -> list[dict[str, Any]]:
+        if isinstance(self.server, Kafka):
+            self._notes = []
+            return [json.loads(message.value() or b"") for message in self.server.read(name)]
+        found = []
+        with self.server.connect() as connection:
+            channel = connection.channel()
+            while (message := channel.basic_get(name, auto_ack=True))[0] is not None:
+                found.append(json.loads(message[2]))
+        return found
+
+
+@pytest.fixture(params=["kafka", "rabbitmq"])
+def broker(request: pytest.FixtureRequest, prefix: str) -> Broker:
+    return Broker(request.getfixturevalue(request.param), prefix)
+
+
+def config(database: Database, sink: dict[str, Any], **sections: Any) -> dict[str, Any]:
+    database.execute("create table if not exists note (id int primary key, body text)")
+    return {
+        "source": {"connection": database.dsn, "slot": database.slot},
+        "sink": sink,
+        "http": {"listen": None},
+        **sections,
+    }
+
+
+def test_a_table_that_can_have_no_destination_keeps_no_other_from_its_own(
+    database: Database, broker: Broker, bridge: Any
+) -> None:
+    settings = config(database, broker.sink)
+    database.execute(f'create schema "{UNNAMEABLE}"; create table "{UNNAMEABLE}"."{UNNAMEABLE}" (id int primary key)')
+    database.subscribe(f'"{UNNAMEABLE}"."{UNNAMEABLE}"')
+    database.subscribe("note")
+    running = bridge(config=settings)  # its start is not kept from it either
+    running.wait_until_streaming()
+    assert "a table has no destination" in running.stderr
+
+    database.execute(f'insert into "{UNNAMEABLE}"."{UNNAMEABLE}" values (1); insert into note values (2)')
+    database.wait_until_confirmed()
+
+    (letter,) = broker.letters()
+    assert "What to do" in letter["reason"]
+    assert (letter["schema"], letter["table"]) == (UNNAMEABLE, UNNAMEABLE)
+    assert letter["change"]["record"] == {"id": 1}
+    assert broker.notes() == [{"id": 2, "body": None}]
+    assert running.stop() == Exit.OK
+
+
+def test_with_on_failure_stop_it_stops_and_the_position_stays(
+    database: Database, kafka: Kafka, prefix: str, bridge: Any
+) -> None:
+    settings = config(database, Broker(kafka, prefix).sink, on_failure="stop")
+    database.execute(f'create schema "{UNNAMEABLE}"; create table "{UNNAMEABLE}"."{UNNAMEABLE}" (id int primary key)')
+    database.subscribe(f'"{UNNAMEABLE}"."{UNNAMEABLE}"')
+    running = bridge(config=settings)
+    running.wait_until_streaming()
+
+    (lsn,) = database.execute("select pg_current_wal_lsn()")[0]
+    database.execute(f'insert into "{UNNAMEABLE}"."{UNNAMEABLE}" values (1)')
+
+    assert running.wait() == Exit.POISON
+    (after,) = database.execute("select pg_current_wal_lsn()")[0]
+    query = "select confirmed_flush_lsn < %s::pg_lsn from pg_replication_slots where slot_name = %s"
+    assert database.execute(query, (after, database.slot)) == [(True,)]
+    assert lsn != after
+
+    # Once it has a name, the same change comes.
+    settings["sink"]["kafka"]["topics"] = {f"{UNNAMEABLE}.{UNNAMEABLE}": f"{prefix}short"}
+    again = bridge(config=settings)
+    database.wait_until_confirmed()
+    assert len(kafka.read(f"{prefix}short")) == 1
+    assert again.stop() == Exit.OK
+
+
+def test_an_event_too_large_for_the_broker_even_without_its_values_is_buried(
+    database: Database, kafka: Kafka, prefix: str, bridge: Any
+) -> None:
+    broker = Broker(kafka, prefix)
+    settings = config(database, broker.sink)
+    settings["sink"]["kafka"]["client"]["message.max.bytes"] = 5_000
+    database.execute("create table keyed (id text primary key)")
+    database.execute("alter table keyed alter id set storage external")
+    for table in ("keyed", "note"):
+        database.subscribe(table)
+    running = bridge(config=settings)
+    running.wait_until_streaming()
+
+    # A key that PostgreSQL's index takes, being compressed there, and this broker does not.
+    database.execute("insert into keyed values (repeat('x', 2500) || repeat('y', 0)); insert into note values (1)")
+    database.wait_until_confirmed()
+
+    assert broker.notes() == [{"id": 1, "body": None}]
+    (letter,) = broker.letters()
+    assert "larger than Kafka takes" in letter["reason"]
+    assert letter["table"] == "keyed"
+    assert running.stop() == Exit.OK
+
+
+def test_a_policy_that_raises_keeps_only_its_own_from_their_events(database: Database, bridge: Any) -> None:
+    settings = config(database, {"stdout": {}})
+    database.execute("""
+        create table broken (id int primary key);
+        grant select on note, broken to anon;
+        alter table note enable row level security;
+        alter table broken enable row level security;
+        create policy by_claims on note to anon using ((auth.jwt() ->> 'level')::int > 0);
+        create policy never on broken to anon using (1 / (id - id) = 1);
+    """)
+    good = database.subscribe("note", role="anon", level="1")
+    bad = database.subscribe("note", role="anon", level="none")
+    owner = database.subscribe("note")
+    broken = database.subscribe("broken", role="anon")
+    running = bridge(config=settings)
+    running.wait_until_streaming()
+
+    with database.connection.transaction():
+        database.execute("insert into broken values (1)")
+        database.execute("insert into note values (1)")
+        database.execute("insert into broken values (2)")
+    database.wait_until_confirmed()
+
+    assert sorted(each["subscription_ids"] for each in running.events) == sorted([[good], [owner]])
+    letters = running.dead_letters
+    told = sorted((each["table"], [one["subscription_id"] for one in each["undecided"]]) for each in letters)
+    assert told == [("broken", [broken]), ("broken", [broken]), ("note", [bad])]
+    assert all({"reason", "id", "lsn", "commit_lsn", "schema", "change"} <= set(each) for each in letters)
+    assert running.stop() == Exit.OK
+
+
+def test_a_value_that_its_type_no_longer_takes_is_buried(database: Database, bridge: Any) -> None:
+    settings = config(database, {"stdout": {}})
+    database.execute("create domain short as text; create table typed (id int primary key, word short)")
+    for table in ("typed", "note"):
+        database.subscribe(table)
+    running = bridge(config=settings)
+    running.wait_until_streaming()
+    assert running.stop() == Exit.OK
+
+    database.execute("insert into typed values (1, 'long enough'); update typed set word = 'ok'")
+    database.execute("alter domain short add check (length(value) < 5); insert into note values (1)")
+    again = bridge(config=settings)
+    database.wait_until_confirmed()
+
+    found = [each["wal"]["table"] for each in again.events]
+    assert found[-1] == "note"
+    # Each change of the other table is an event or a dead letter, never nothing.
+    assert found.count("typed") + len(again.dead_letters) == 2
+    assert again.stop() == Exit.OK
+
+
+def test_the_position_waits_for_the_dead_letter_s_acknowledgement(
+    database: Database, kafka: Kafka, prefix: str, bridge: Any
+) -> None:
+    broker = Broker(kafka, prefix)
+    settings = config(database, broker.sink)
+    database.execute("""
+        grant select on note to anon;
+        alter table note enable row level security;
+        create policy never on note to anon using (1 / (id - id) = 1);
+    """)
+    database.subscribe("note", role="anon")
+    running = bridge(config=settings)
+    running.wait_until_streaming()
+    database.wait_until_confirmed()
+
+    kafka.pause()
+    try:
+        database.execute("insert into note values (1)")
+        (lsn,) = database.execute("select pg_current_wal_lsn()")[0]
+        running.wait_for(lambda: "quarantined" in running.stderr, "the dead letter")
+        time.sleep(1)
+        query = "select confirmed_flush_lsn < %s::pg_lsn from pg_replication_slots where slot_name = %s"
+        assert database.execute(query, (lsn, database.slot)) == [(True,)]
+    finally:
+        kafka.resume()
+    database.wait_until_confirmed()
+    assert len(broker.letters()) == 1
+    assert running.stop() == Exit.OK
