@@ -1,0 +1,159 @@
+"""What is slow, stuck or cut off stalls the bridge, and never makes it skip a change."""
+
+import os
+import signal
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from psycopg import sql
+
+from bridge.errors import Exit
+from tests.servers.bridge import BridgeProcess
+from tests.servers.postgres import Database
+from tests.servers.waiting import wait_until
+
+pytestmark = pytest.mark.versions
+
+SLOW_POLICY = """
+    create function slow() returns boolean language plpgsql volatile as
+      $$ begin perform pg_sleep(1.5); return true; end $$;
+    create table note (id int primary key);
+    grant select on note to anon;
+    alter table note enable row level security;
+    create policy slow on note to anon using (slow());
+"""
+JUDGING = (
+    "select pid from pg_stat_activity where application_name = 'walrus-bridge' and query ~ 'unnest' and datname = %s"
+)
+
+
+@pytest.fixture
+def run(database: Database, bridge: Any) -> Callable[..., BridgeProcess]:
+    """Start the bridge to stdout; it streams when this returns."""
+
+    def start(**sections: Any) -> BridgeProcess:
+        plugin = database.plugins[0]
+        database.execute("create publication everything for all tables")
+        source = {"connection": database.dsn, "slot": database.slot, "plugin": plugin}
+        source |= {"publication": "everything"} if plugin == "pgoutput" else {}
+        running: BridgeProcess = bridge(
+            config={"source": source, "sink": {"stdout": {}}, "http": {"listen": None}, **sections}
+        )
+        running.wait_until_streaming()
+        return running
+
+    return start
+
+
+def ids(running: BridgeProcess) -> list[int]:
+    return [event["wal"]["record"]["id"] for event in running.events]
+
+
+def set_everywhere(database: Database, **settings: str) -> None:
+    """For the database, and for the login in it, which wins."""
+    for name, value in settings.items():
+        setting = sql.SQL(" set {} = {}").format(sql.Identifier(name), sql.Literal(value))
+        place = sql.Identifier(database.name)
+        database.execute(sql.SQL("alter database {}").format(place) + setting)
+        database.execute(sql.SQL("alter role postgres in database {}").format(place) + setting)
+
+
+def judging(database: Database) -> int | None:
+    """The backend that runs a policy now."""
+    rows = database.execute(f"{JUDGING} and state = 'active'", (database.name,))
+    return rows[0][0] if rows else None
+
+
+def test_a_judging_connection_that_dies_while_a_policy_runs(
+    database: Database, run: Callable[..., BridgeProcess]
+) -> None:
+    database.execute(SLOW_POLICY)
+    database.subscribe("note", role="anon")
+    running = run()
+    for number in (1, 2):
+        database.execute("insert into note values (%s)", (number,))
+        pid = wait_until(lambda: judging(database), "a policy that runs")
+        assert ids(running)[-1:] != [number]
+        database.execute("select pg_terminate_backend(%s)", (pid,))
+        running.wait_for(lambda number=number: ids(running)[-1:] == [number], "its event")
+
+    assert sorted(set(ids(running))) == [1, 2]
+    assert running.dead_letters == []
+    assert running.stop() == Exit.OK
+
+
+def test_a_judging_backend_that_stands_still_is_waited_for(
+    database: Database, run: Callable[..., BridgeProcess]
+) -> None:
+    database.execute(SLOW_POLICY)
+    set_everywhere(database, wal_sender_timeout="2s")
+    database.subscribe("note", role="anon")
+    running = run()
+    database.execute("insert into note values (1)")
+    pid = wait_until(lambda: judging(database), "a policy that runs")
+    before = database.confirmed()
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        time.sleep(6)  # longer than the policy's time limit, and than the walsender's patience
+        assert running.events == []
+        assert database.confirmed() == before
+    finally:
+        os.kill(pid, signal.SIGCONT)
+
+    running.wait_for_events(1)
+    database.wait_until_confirmed()
+    assert ids(running) == [1]
+    assert running.dead_letters == []
+    assert "source lost" not in running.stderr
+    assert running.stop() == Exit.OK
+
+
+def test_time_limits_of_the_login_and_the_database_are_not_the_bridges(
+    database: Database, run: Callable[..., BridgeProcess]
+) -> None:
+    database.execute(SLOW_POLICY)
+    database.subscribe("note", role="anon")
+    names = ["statement_timeout", "lock_timeout", "idle_in_transaction_session_timeout", "idle_session_timeout"]
+    if database.connection.info.server_version >= 170000:
+        names.append("transaction_timeout")
+    set_everywhere(database, **dict.fromkeys(names, "100ms"))
+    running = run()
+
+    database.execute("insert into note values (1)")
+    database.wait_until_confirmed()
+    time.sleep(0.5)  # idle for longer than the limits
+    database.execute("insert into note values (2)")
+    database.wait_until_confirmed()
+
+    assert ids(running) == [1, 2]
+    assert running.dead_letters == []
+    assert "source lost" not in running.stderr
+    assert running.stop() == Exit.OK
+
+
+@pytest.mark.parametrize("secured", [True, False], ids=["row security", "no row security"])
+def test_a_lock_on_a_subscribed_table_is_waited_for_or_none_of_its_business(
+    database: Database, run: Callable[..., BridgeProcess], secured: bool
+) -> None:
+    database.execute("create table note (id int primary key); grant select on note to anon")
+    if secured:
+        database.execute("alter table note enable row level security; create policy everyone on note using (true)")
+    set_everywhere(database, wal_sender_timeout="2s")
+    database.subscribe("note", role="anon")
+    running = run()
+    with database.connect() as locker:
+        locker.execute("begin; insert into note values (1); savepoint before; lock table note in access exclusive mode")
+        database.execute("select pg_logical_emit_message(true, 'other', '')")
+        locker.execute("commit; begin; lock table note in access exclusive mode")
+        time.sleep(5)
+        assert ids(running) == ([] if secured else [1])
+        assert "source lost" not in running.stderr
+        locker.execute("insert into note values (2); commit")
+
+    database.wait_until_confirmed()
+    assert ids(running) == [1, 2]
+    assert running.dead_letters == []
+    assert "source lost" not in running.stderr
+    assert running.stop() == Exit.OK
