@@ -16,7 +16,7 @@ from psycopg import pq
 
 from bridge.errors import BridgeError, SlotActive, SlotError, SourceRefused, SourceUnreachable
 from bridge.lsn import Identity, format_lsn, parse_history
-from bridge.sql import FIXED_SETTINGS, connection_error, conninfo_with
+from bridge.sql import FIXED_SETTINGS, connection_error, conninfo_with, later_settings
 
 _KEEPALIVE = struct.Struct("!cQqB")  # 'k', end of WAL, clock, whether a reply is wanted
 _XLOGDATA_HEADER = struct.Struct("!cQQq")  # 'w', start of this message's WAL, end of WAL, clock
@@ -55,6 +55,12 @@ class ReplicationStream:
             raise connection_error(conninfo, text)
         self._sent = 0
         self._streaming = False
+        for name, value in later_settings(self._pgconn.server_version).items():
+            result = self._execute(f"SET {name} = {_literal(value)}")
+            if result.status != pq.ExecStatus.COMMAND_OK:
+                refused = self._refusal(result, f"SET {name}")
+                self._pgconn.finish()
+                raise refused
 
     def fileno(self) -> int:
         return self._pgconn.socket

@@ -15,7 +15,7 @@ from pathlib import Path
 from psycopg import pq
 
 from bridge.errors import MigrationError
-from bridge.sql import APPLICATION_NAME, Connection
+from bridge.sql import APPLICATION_NAME, Connection, later_settings, options_of
 
 BY_HAND = "walrus-bridge migrate deploy --print | psql --set ON_ERROR_STOP=1 …"
 """The way without sqitch."""
@@ -36,7 +36,7 @@ def run(folder: Path, connection: Connection, command: str, *arguments: str) -> 
         done = subprocess.run(
             ["sqitch", command, *arguments, "--target", _TARGET],
             cwd=folder,
-            env=_environment(folder, connection.pgconn.info, Path(home)),
+            env=_environment(folder, connection.pgconn.info, Path(home)) | {"PGOPTIONS": _options(connection)},
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
@@ -87,3 +87,9 @@ def _environment(folder: Path, options: list[pq.ConninfoOption], home: Path) -> 
             service.write_text(f"[{APPLICATION_NAME}]\nsslpassword={value}\n")
             environment |= {"PGSERVICEFILE": str(service), "PGSERVICE": APPLICATION_NAME}
     return environment
+
+
+def _options(connection: Connection) -> str:
+    """The connection's settings, with those that could only be made once the server's version was known."""
+    given = next((option.val for option in connection.pgconn.info if option.keyword == b"options"), None) or b""
+    return f"{given.decode()} {options_of(later_settings(connection.info.server_version))}".strip()

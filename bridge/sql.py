@@ -34,6 +34,8 @@ FIXED_SETTINGS = {
     "idle_in_transaction_session_timeout": "0",
     "idle_session_timeout": "0",
 }
+FIRST_WITH_TRANSACTION_TIMEOUT = 170000
+"""A connection that names it is refused by older servers, so it is set once that is known."""
 
 T = TypeVar("T")
 
@@ -132,9 +134,21 @@ def connect(conninfo: str, settings: dict[str, str] | None = None) -> Connection
     """
     full = conninfo_with(conninfo, FIXED_SETTINGS | (settings or {}))
     try:
-        return Connection.connect(full, autocommit=True)
+        connection = Connection.connect(full, autocommit=True)
     except psycopg.Error as error:
         raise connection_error(conninfo, str(error)) from error
+    try:
+        for name, value in later_settings(connection.info.server_version).items():
+            connection.execute("select set_config(%s, %s, false)", (name, value))
+    except psycopg.Error as error:
+        connection.close()
+        raise connection_error(conninfo, str(error)) from error
+    return connection
+
+
+def later_settings(version: int) -> dict[str, str]:
+    """What belongs to FIXED_SETTINGS, once the server's version is known."""
+    return {"transaction_timeout": "0"} if version >= FIRST_WITH_TRANSACTION_TIMEOUT else {}
 
 
 def connection_error(conninfo: str, text: str) -> BridgeError:

@@ -6,9 +6,11 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import psycopg
 import pytest
 from psycopg import sql
 
+from bridge import migrations
 from bridge.errors import Exit
 from tests.servers.bridge import BridgeProcess
 from tests.servers.postgres import Database
@@ -58,6 +60,11 @@ def set_everywhere(database: Database, **settings: str) -> None:
         place = sql.Identifier(database.name)
         database.execute(sql.SQL("alter database {}").format(place) + setting)
         database.execute(sql.SQL("alter role postgres in database {}").format(place) + setting)
+
+
+def time_limits(connection: psycopg.Connection[Any]) -> list[str]:
+    names = ["statement_timeout", "lock_timeout", "idle_in_transaction_session_timeout", "idle_session_timeout"]
+    return [*names, "transaction_timeout"] if connection.info.server_version >= 170000 else names
 
 
 def judging(database: Database) -> int | None:
@@ -115,10 +122,9 @@ def test_time_limits_of_the_login_and_the_database_are_not_the_bridges(
 ) -> None:
     database.execute(SLOW_POLICY)
     database.subscribe("note", role="anon")
-    names = ["statement_timeout", "lock_timeout", "idle_in_transaction_session_timeout", "idle_session_timeout"]
-    if database.connection.info.server_version >= 170000:
-        names.append("transaction_timeout")
-    set_everywhere(database, **dict.fromkeys(names, "100ms"))
+    database.execute("create table other (id int primary key, body text)")
+    database.subscribe("other")
+    set_everywhere(database, **dict.fromkeys(time_limits(database.connection), "100ms"))
     running = run()
 
     database.execute("insert into note values (1)")
@@ -127,10 +133,24 @@ def test_time_limits_of_the_login_and_the_database_are_not_the_bridges(
     database.execute("insert into note values (2)")
     database.wait_until_confirmed()
 
-    assert ids(running) == [1, 2]
+    # The walsender takes longer than that for a transaction.
+    database.execute("insert into other select n, repeat('x', 1900) from generate_series(3, 10000) n")
+    database.wait_until_confirmed()
+
+    assert ids(running) == list(range(1, 10001))
     assert running.dead_letters == []
     assert "source lost" not in running.stderr
     assert running.stop() == Exit.OK
+
+
+def test_nor_are_they_the_migrations(dsn: str) -> None:
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        for name in time_limits(connection):
+            connection.execute(f"alter database {connection.info.dbname} set {name} = '10ms'")
+
+    migrations.deploy(dsn)
+
+    migrations.ensure(dsn, "check")
 
 
 @pytest.mark.parametrize("secured", [True, False], ids=["row security", "no row security"])
