@@ -37,7 +37,7 @@ _RELATION_TAIL = struct.Struct("!BH")  # replica identity, number of columns
 _COLUMN_TAIL = struct.Struct("!Ii")  # type OID, type modifier
 _TRUNCATE = struct.Struct("!IB")  # number of relations, options
 _MESSAGE = struct.Struct("!BQ")  # flags, LSN
-_U16, _U32 = struct.Struct("!H"), struct.Struct("!I")
+_U16, _U32, _U64 = struct.Struct("!H"), struct.Struct("!I"), struct.Struct("!Q")
 
 _EPOCH: Final = datetime(2000, 1, 1, tzinfo=UTC)
 _TUPLES_OF: Final = {"K": False, "O": True}
@@ -92,7 +92,8 @@ class PgOutputDecoder:
             return self._decode(lsn, payload)
         except (struct.error, IndexError, ValueError, OverflowError, _Wrong) as error:
             raise DecodeError(
-                f"pgoutput's message at {format_lsn(lsn)} cannot be understood: {error}. The position is unmoved"
+                f"pgoutput's message at {format_lsn(lsn)} cannot be understood: {error}. What to do:"
+                f" report it with the PostgreSQL version; the position is unmoved"
             ) from error
 
     def _decode(self, lsn: int, payload: bytes) -> Sequence[Message]:
@@ -106,7 +107,7 @@ class PgOutputDecoder:
         if kind == b"B":
             return (self._begin(payload),)
         if kind == b"C":
-            return (self._commit(payload),)
+            return (self._commit(lsn, payload),)
         if kind == b"R":
             self._relation(payload)
             return ()
@@ -114,7 +115,11 @@ class PgOutputDecoder:
             return self._truncate(lsn, payload)
         if kind == b"M":
             return (_logical_message(payload),)
-        if kind in {b"Y", b"O"}:  # Type, Origin: nothing here needs them
+        if kind == b"Y":
+            _type(payload)
+            return ()
+        if kind == b"O":
+            _origin(payload)
             return ()
         raise _Wrong(f"unknown message {kind!r}")
 
@@ -126,10 +131,11 @@ class PgOutputDecoder:
         self._last_lsn = -1
         return Begin(self._transaction)
 
-    def _commit(self, payload: bytes) -> Commit:
+    def _commit(self, lsn: int, payload: bytes) -> Commit:
         transaction = self._transaction
         _, commit_lsn, end_lsn, _ = _whole(_COMMIT, payload)
-        if transaction is None or transaction.commit_lsn != commit_lsn:
+        # What is confirmed comes from here: it must be what the header says, too.
+        if transaction is None or transaction.commit_lsn != commit_lsn or end_lsn != lsn:
             raise _Wrong("a Commit that is not the open transaction's")
         self._transaction = None
         return Commit(end_lsn)
@@ -151,6 +157,8 @@ class PgOutputDecoder:
             if flags & 1:
                 identity.append(position)
         _finished(payload, at)
+        if len(set(names)) != count:
+            raise _Wrong("a column that comes twice")
         # An empty schema stands for pg_catalog.
         shape = Shape(tuple(names), tuple(types))
         self._relations[oid] = _Relation(oid, schema or "pg_catalog", name, shape, tuple(identity), {})
@@ -246,7 +254,10 @@ def _tuple(relation: _Relation, payload: bytes, at: int) -> tuple[Row, int]:
             end = at + length
             if end > len(payload):
                 raise _Wrong("a value longer than its message")
-            values.append(payload[at:end])
+            value = payload[at:end]
+            if not value.isascii():
+                value.decode()  # the stream's client_encoding is UTF8
+            values.append(value)
             at = end
         elif mark == 0x6E:  # n
             values.append(None)
@@ -280,6 +291,19 @@ def _logical_message(payload: bytes) -> LogicalMessage:
     return LogicalMessage(prefix, payload[at:], bool(flags & 1))
 
 
+def _type(payload: bytes) -> None:
+    """A Type message: OID, schema, name. Nothing here needs them."""
+    _, at = _text(payload, 1 + _U32.size)
+    _, at = _text(payload, at)
+    _finished(payload, at)
+
+
+def _origin(payload: bytes) -> None:
+    """An Origin message: LSN, name. Nothing here needs them."""
+    _, at = _text(payload, 1 + _U64.size)
+    _finished(payload, at)
+
+
 def _text(payload: bytes, at: int) -> tuple[str, int]:
     """A string that ends with a zero byte, and where the next field begins."""
     end = payload.index(b"\0", at)
@@ -299,7 +323,7 @@ def _finished(payload: bytes, at: int) -> None:
 def iso_timestamp(microseconds: int) -> str:
     """Microseconds since 2000-01-01 UTC → ``2026-11-24T12:12:56.090200Z``."""
     moment = _EPOCH + timedelta(microseconds=microseconds)
-    return moment.strftime("%Y-%m-%dT%H:%M:%S.") + f"{moment.microsecond:06d}Z"
+    return moment.replace(tzinfo=None).isoformat(timespec="microseconds") + "Z"
 
 
 class _Wrong(Exception):

@@ -3,6 +3,7 @@
 The values stay as they are (`msgspec.Raw`), so that no digit is lost and nothing is decoded that nobody wants.
 """
 
+import re
 from collections.abc import Sequence
 from typing import Final
 
@@ -29,6 +30,7 @@ from bridge.patterns import SUBSCRIPTION_TABLE, Pattern, parse_pattern
 
 _KINDS: Final[dict[str, Kind]] = {"I": INSERT, "U": UPDATE, "D": DELETE, "T": TRUNCATE}
 _NULL = b"null"
+_TIMESTAMP = re.compile(r"[0-9]{4,}-[0-9]{2}-[0-9]{2} [0-9]{2}:[0-9]{2}:[0-9]{2}(?:\.[0-9]{1,6})?\+00")
 
 
 class _Column(msgspec.Struct, gc=False):
@@ -47,7 +49,7 @@ class _Message(msgspec.Struct, gc=False):
     table: str | None = None
     columns: list[_Column] | None = None
     identity: list[_Column] | None = None
-    transactional: bool = False
+    transactional: bool | None = None
     prefix: str | None = None
     content: str | None = None
 
@@ -108,11 +110,13 @@ class Wal2JsonDecoder:
         """The message at `lsn` (the XLogData header's). Raises DecodeError for what is not understood."""
         try:
             message = _decode(payload)
+            if not payload.isascii():
+                payload.decode()  # msgspec does not look into what it leaves raw
             kind = _KINDS.get(message.action)
             if kind is not None:
                 return (self._change(kind, lsn, message, len(payload)),)
-            return self._other(message)
-        except (msgspec.MsgspecError, ValueError, UnicodeDecodeError, _Wrong) as error:
+            return self._other(lsn, message)
+        except (msgspec.MsgspecError, ValueError, RecursionError, _Wrong) as error:
             raise DecodeError(
                 f"wal2json's message at {format_lsn(lsn)} cannot be understood: {error}. What to do: check that the"
                 f" slot's plugin is wal2json 2.5 or later; the position is unmoved"
@@ -129,7 +133,7 @@ class Wal2JsonDecoder:
         else:
             self._last_lsn, self._seq = lsn, 0
         columns, identity = message.columns, message.identity
-        if (columns is None) is (kind in {INSERT, UPDATE}):
+        if (columns is None) is (kind in {INSERT, UPDATE}) or (identity is None) is (kind in {UPDATE, DELETE}):
             raise _Wrong(f"{kind} with the wrong columns")
         return Change(
             kind,
@@ -149,10 +153,13 @@ class Wal2JsonDecoder:
         key = tuple([(column.name, column.typeoid) for column in columns])
         shape = self._shapes.get(key)
         if shape is None:
-            shape = self._shapes[key] = Shape(tuple(name for name, _ in key), tuple(oid for _, oid in key))
+            shape = Shape(tuple(name for name, _ in key), tuple(oid for _, oid in key))
+            if len(set(shape.names)) != len(shape.names):
+                raise _Wrong("a column that comes twice")
+            self._shapes[key] = shape
         return Row(shape, tuple([None if (raw := bytes(column.value)) == _NULL else raw for column in columns]))
 
-    def _other(self, message: _Message) -> Sequence[Message]:
+    def _other(self, lsn: int, message: _Message) -> Sequence[Message]:
         if message.action == "B":
             if self._transaction is not None:
                 raise _Wrong("a Begin inside a transaction")
@@ -162,18 +169,23 @@ class Wal2JsonDecoder:
             self._transaction, self._last_lsn = transaction, -1
             return (Begin(transaction),)
         if message.action == "C":
-            if self._transaction is None or message.nextlsn is None:
-                raise _Wrong("a Commit outside of a transaction, or without nextlsn")
+            if self._transaction is None or message.lsn is None or message.nextlsn is None:
+                raise _Wrong("a Commit outside of a transaction, or without lsn or nextlsn")
+            # What is confirmed comes from here: it must be what the header says, too.
+            if parse_lsn(message.lsn) != self._transaction.commit_lsn or parse_lsn(message.nextlsn) != lsn:
+                raise _Wrong("a Commit that is not the open transaction's")
             self._transaction = None
-            return (Commit(parse_lsn(message.nextlsn)),)
+            return (Commit(lsn),)
         if message.action == "M":
-            return (LogicalMessage(message.prefix or "", (message.content or "").encode(), message.transactional),)
+            if message.prefix is None or message.content is None or message.transactional is None:
+                raise _Wrong("a message without prefix, content or transactional")
+            return (LogicalMessage(message.prefix, message.content.encode(), message.transactional),)
         raise _Wrong(f"unknown action {message.action!r}")
 
 
 def iso_timestamp(text: str) -> str:
     """``2026-11-24 12:12:56.0902+00`` → ``2026-11-24T12:12:56.090200Z``."""
-    if len(text) < 22 or not text.endswith("+00"):
+    if not _TIMESTAMP.fullmatch(text):
         raise ValueError(f"a timestamp that is not in UTC: {text}")
     day, clock = text[:-3].split(" ")
     seconds, _, fraction = clock.partition(".")
