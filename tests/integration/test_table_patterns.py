@@ -3,6 +3,7 @@
 import pytest
 
 from bridge.change import Change
+from bridge.lsn import parse_lsn
 from bridge.sql import connect
 from bridge.wal2json import Wal2JsonDecoder, start_options
 from tests.servers.postgres import Database
@@ -19,10 +20,11 @@ def streamed(database: Database, include: list[str], exclude: list[str]) -> set[
     flat = [text for option in start_options(include, exclude).items() for text in option]
     with connect(database.dsn, {"search_path": ""}) as connection:
         rows = connection.execute(
-            "select data from pg_logical_slot_peek_changes(%s, null, null, variadic %s)", (database.slot, flat)
+            "select lsn::text, data from pg_logical_slot_peek_changes(%s, null, null, variadic %s)",
+            (database.slot, flat),
         ).fetchall()
     decoder = Wal2JsonDecoder()
-    messages = [message for (data,) in rows for message in decoder.decode(0, data.encode())]
+    messages = [message for lsn, data in rows for message in decoder.decode(parse_lsn(lsn), data.encode())]
     return {(each.schema, each.table) for each in messages if isinstance(each, Change)}
 
 
