@@ -9,7 +9,6 @@ source and the sink reconnect apart: the sink by itself, the source here.
 """
 
 import contextlib
-import random
 import select
 import time
 from collections import deque
@@ -17,12 +16,13 @@ from collections.abc import Callable
 
 import structlog
 
+from bridge.backoff import Backoff
 from bridge.change import Commit
 from bridge.checkpoint import Checkpoint, Ticket
 from bridge.errors import PoisonError, SinkRefused, SlotActive, SlotError, Transient, Undelivered
 from bridge.event import Event, rejected_letter, shrunk
 from bridge.health import Health
-from bridge.lsn import format_lsn
+from bridge.lsn import Identity, format_lsn
 from bridge.session import Session, SourceSettings, same_server
 from bridge.sinks.base import Rejection, Sink
 from bridge.slot import Slot
@@ -42,7 +42,6 @@ QUERY_PATIENCE_SECONDS = 2.0
 """And how long a query has to answer."""
 OWN_WALSENDER_SECONDS = 5.0
 """How long a walsender of a bridge that was killed may hold the slot at the start."""
-LONGEST_PAUSE_SECONDS = 30.0
 
 
 class Settings(SourceSettings, frozen=True, kw_only=True):
@@ -78,6 +77,7 @@ class Pipeline:
         self._prepare = prepare
         self._session: Session | None = None
         self._checkpoint = Checkpoint()
+        self._identity: Identity | None = None
         self._start_lsn = 0
         self._done = ""
         """Events up to this `order` are skipped, for the sink has them (exactly once)."""
@@ -236,6 +236,9 @@ class Pipeline:
         """Connect, check, load, start. At first every failure is raised; later the slot must be there already."""
         session = Session(self._settings, self._waiting, self._pause)
         try:
+            if self._identity is not None:
+                same_server(self._identity, session.identity)
+            self._identity = session.identity
             session.check_server()
             slot = self._wait_for_slot(session)
             if slot is None and not first:
@@ -294,27 +297,22 @@ class Pipeline:
 
     def _reconnect(self, session: Session, error: Transient) -> Session:
         """For as long as it takes, with pauses that grow to half a minute."""
-        attempt = 0
-        identity = session.identity
         self._health.streaming = False
         self._session = None
         session.close()
+        backoff = Backoff()
         while True:
-            pause = random.uniform(0.5, 1.0) * min(0.2 * 2**attempt, LONGEST_PAUSE_SECONDS)
+            pause = backoff.pause_seconds()
             log.warning(
-                "source lost, reconnecting", reason=str(error), attempt=attempt + 1, pause_seconds=round(pause, 2)
+                "source lost, reconnecting", reason=str(error), attempt=backoff.attempt, pause_seconds=round(pause, 2)
             )
             self._pause(pause)
-            attempt += 1
             try:
-                session = self._open(first=False)
+                return self._open(first=False)
             except SlotActive as active:
                 raise SlotError(str(active)) from active
             except Transient as again:
                 error = again
-                continue
-            same_server(identity, session.identity)
-            return session
 
     def _leave(self) -> None:
         """Deliver what was read, confirm it, close the stream cleanly."""

@@ -3,7 +3,6 @@
 Two channels: one publishes, with confirms; the other declares. All of it happens in `step`; callbacks only record.
 """
 
-import random
 import re
 import time
 from collections.abc import Callable
@@ -13,6 +12,7 @@ import pika
 import structlog
 from pika.exceptions import ChannelClosedByBroker, ConnectionClosed
 
+from bridge.backoff import Backoff
 from bridge.errors import BridgeError, ConfigError, SinkRefused
 from bridge.sinks.rabbitmq_loop import StepLoop
 from bridge.sinks.rabbitmq_topology import ACCESS_REFUSED, NOT_FOUND, Topology
@@ -20,7 +20,6 @@ from bridge.sinks.rabbitmq_topology import ACCESS_REFUSED, NOT_FOUND, Topology
 log = structlog.get_logger()
 
 _LARGEST_FRAME_BYTES: Final = 131_072
-_LONGEST_PAUSE_SECONDS: Final = 30.0
 _CLOSING_SECONDS: Final = 0.2
 _NOT_ALLOWED: Final = 530
 _BROKEN: Final = {501, 502, 503, 504, 505}
@@ -32,22 +31,6 @@ _LIMIT_REACHED: Final = "connection limit ("
 _WRONG_CERTIFICATE: Final = "CERTIFICATE_VERIFY_FAILED"
 _INNERMOST: Final = re.compile(r"last exception - (?:AMQP\w+: )?(.*?); first exception", re.DOTALL)
 _IN_TEXT: Final = re.compile(r"ConnectionClosedByBroker: \((\d+)\) ['\"](.*?)['\"](?:['\"],)?\)*$")
-
-
-class Backoff:
-    """Pauses that grow, with jitter."""
-
-    def __init__(self, first_seconds: float = 0.1, longest_seconds: float = _LONGEST_PAUSE_SECONDS) -> None:
-        self._first, self._longest = first_seconds, longest_seconds
-        self.attempt = 0
-
-    def pause_seconds(self) -> float:
-        pause = min(self._first * 2.0**self.attempt, self._longest)
-        self.attempt = min(self.attempt + 1, 20)
-        return random.uniform(0.5, 1.0) * pause
-
-    def reset(self) -> None:
-        self.attempt = 0
 
 
 def parameters(url: str) -> pika.URLParameters:

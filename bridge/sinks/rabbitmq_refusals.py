@@ -5,7 +5,7 @@ A refused message waits here, apart from the others, which go on. So it may be o
 
 from typing import Final
 
-from bridge.sinks.rabbitmq_link import Backoff
+from bridge.backoff import Backoff
 from bridge.sinks.rabbitmq_window import Outgoing
 
 REFUSED_SECONDS: Final = 60.0
