@@ -10,6 +10,7 @@ from bridge.replication import ReplicationStream
 from bridge.session import matches_standby_names
 from bridge.slot import Slot, creation_error, find, problem
 from bridge.sql import APPLICATION_NAME, Connection
+from bridge.wal2json import encoding_problem
 
 OLDEST, NEWEST = 14, 18
 PLUGIN_WAIT_SECONDS = 5
@@ -136,6 +137,9 @@ def replication(conninfo: str) -> Finding:
 def plugin(connection: Connection, name: str) -> Finding:
     """Load the plugin by making a temporary slot, which goes with this connection."""
     key = "source.plugin"
+    encoding = connection.info.parameter_status("server_encoding") or "UTF8"
+    if name == "wal2json" and (refused := encoding_problem(encoding)):
+        return of_error(key, refused)
     try:
         connection.execute(f"set statement_timeout = '{PLUGIN_WAIT_SECONDS}s'")
         slot = f"walrus_bridge_check_{connection.info.backend_pid}"

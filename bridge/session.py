@@ -35,7 +35,7 @@ from bridge.sql import APPLICATION_NAME, connect, translate
 from bridge.subscriptions import Subscriptions
 from bridge.valuemaker import ValueMaker
 from bridge.values import PGOUTPUT_CODEC, WAL2JSON_CODEC
-from bridge.wal2json import Wal2JsonDecoder
+from bridge.wal2json import Wal2JsonDecoder, encoding_problem
 from bridge.wal2json import start_options as wal2json_options
 from bridge.writer import EventWriter
 
@@ -111,6 +111,9 @@ class Session:
         except psycopg.Error as error:
             raise translate(error, "asking for the server's settings") from error
         assert row is not None
+        encoding = self.connection.info.parameter_status("server_encoding") or "UTF8"
+        if self._settings.plugin == "wal2json" and (found := encoding_problem(encoding)):
+            raise found
         in_recovery, wal_level, standbys = row
         if in_recovery:
             raise SourceRefused("the server is a standby in recovery. What to do: connect to the primary")

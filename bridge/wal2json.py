@@ -24,7 +24,7 @@ from bridge.change import (
     Shape,
     Transaction,
 )
-from bridge.errors import DecodeError
+from bridge.errors import BridgeError, DecodeError, SourceRefused
 from bridge.lsn import format_lsn, parse_lsn
 from bridge.patterns import SUBSCRIPTION_TABLE, Pattern, parse_pattern
 
@@ -81,6 +81,16 @@ def start_options(include: Sequence[str], exclude: Sequence[str]) -> dict[str, s
     return options
 
 
+def encoding_problem(encoding: str) -> BridgeError | None:
+    """wal2json writes in the database's own encoding, which the server does not convert for a plugin's messages."""
+    if encoding in {"UTF8", "SQL_ASCII"}:  # SQL_ASCII: most hold UTF-8 or plain ASCII; the decoder looks
+        return None
+    return SourceRefused(
+        f"the database's encoding is {encoding}, and wal2json does not write UTF-8 there. What to do: use"
+        f" source.plugin: pgoutput, whose text the server converts, and a slot of its own for it"
+    )
+
+
 def _listed(patterns: Sequence[Pattern]) -> str:
     """wal2json's list: a backslash before what would end or split a name."""
 
@@ -116,6 +126,11 @@ class Wal2JsonDecoder:
             if kind is not None:
                 return (self._change(kind, lsn, message, len(payload)),)
             return self._other(lsn, message)
+        except UnicodeDecodeError as error:
+            raise DecodeError(
+                f"wal2json's message at {format_lsn(lsn)} is not UTF-8 ({error}), as a database with the encoding"
+                f" SQL_ASCII may hold. The position is unmoved. What to do: leave the table out (source.tables.exclude)"
+            ) from error
         except (msgspec.MsgspecError, ValueError, RecursionError, _Wrong) as error:
             raise DecodeError(
                 f"wal2json's message at {format_lsn(lsn)} cannot be understood: {error}. What to do: check that the"

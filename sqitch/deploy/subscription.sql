@@ -3,7 +3,7 @@
 -- The table of subscriptions, which is the public interface, and the checks made when one is made. A table
 -- realtime.subscription that is there already, Supabase's for example, stays as it is, and nothing is made here.
 --
--- Functions are named walrus_… so as not to meet those of others. They run with the rights of whoever subscribes: a
+-- Functions are named walrus_... so as not to meet those of others. They run with the rights of whoever subscribes: a
 -- domain's or type's own functions are other people's code. Their search_path and date settings are fixed, so that a
 -- value means the same here as in the bridge, whatever the session has set.
 
@@ -192,7 +192,7 @@ begin
         if op is null then
             raise null_value_not_allowed using
                 message = format('%s: no operator', place),
-                hint = 'Give eq, lt, in, …';
+                hint = 'Give eq, lt, in, ...';
         end if;
 
         base_type := own_type;
@@ -284,7 +284,7 @@ begin
             raise invalid_parameter_value using
                 message = case when new.claims ->> 'role' is null then 'claims: there is no "role"'
                     else format('claims: there is no role %L', new.claims ->> 'role') end,
-                hint = 'Name a role of this server: {"role": "authenticated", …}.';
+                hint = 'Name a role of this server: {"role": "authenticated", ...}.';
         end if;
 
         -- PostgreSQL's own tables, whose OIDs are below 16384, are never streamed.
