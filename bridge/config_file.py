@@ -9,15 +9,14 @@ from pathlib import Path
 from typing import Any, Final
 
 import msgspec
-import psycopg
 import yaml
-from psycopg import conninfo as pg_conninfo
 
 from bridge import yaml_source
 from bridge.config import Config, Section
 from bridge.errors import ConfigError
 from bridge.naming import check_template
 from bridge.patterns import parse_pattern
+from bridge.sql import connection_fault
 from bridge.units import Address, Duration, Size
 from bridge.yaml_source import Document
 
@@ -202,13 +201,8 @@ def _source_faults(config: Config) -> Iterable[tuple[str, str]]:
 
 
 def _connection_faults(path: str, connection: str) -> Iterable[tuple[str, str]]:
-    try:
-        pg_conninfo.conninfo_to_dict(connection)
-    except psycopg.Error:
-        # libpq's own words may quote a part of the password.
-        form = "postgresql://user:password@host:port/database, or host=… user=… dbname=…"
-        percent = "in the first, special characters of the password are percent-encoded"
-        yield path, f"not a connection that libpq understands. What to do: write {form}; {percent}"
+    if fault := connection_fault(connection):
+        yield path, fault
 
 
 def _sink_faults(config: Config) -> Iterable[tuple[str, str]]:

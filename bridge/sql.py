@@ -104,15 +104,42 @@ def options_of(settings: dict[str, str]) -> str:
     return " ".join(f"-c {name}={escaped(value)}" for name, value in settings.items())
 
 
+_FORM = "postgresql://user:password@host:port/database, or host=… port=… user=… password=… dbname=…"
+
+
+def connection_fault(conninfo: str) -> str | None:
+    """What is wrong with a connection string and what to do; None: nothing. Pure.
+
+    Nothing of the string is quoted, nor are libpq's own words, which quote the part of it that they stumble over: that
+    may be of a password with a character that should have been escaped. And libpq takes some of these without a word:
+    of postgresql://user:pass@word@host it makes the host "word@host", and of postgresql://user:pa/ss@host the port "pa".
+    """
+    try:
+        given = pg_conninfo.conninfo_to_dict(conninfo)
+    except psycopg.Error:
+        given = None
+    after = conninfo.partition("://")[2] if conninfo.startswith(("postgresql://", "postgres://")) else ""
+    if "@" in after.partition("/")[0]:
+        after = after.partition("@")[2]
+    if given is None or "@" in after.partition("?")[0]:
+        return (
+            f"not a connection that libpq understands. What to do: write {_FORM}; in the first, special characters of the"
+            " password are percent-encoded (@ is %40, / is %2F), in the second, a password with spaces or quotes is quoted"
+        )
+    ports = str(given.get("port") or "")
+    if not all(port.strip().isdigit() for port in ports.split(",") if port):
+        return f"without a port that is a number. What to do: write {_FORM}"
+    return None
+
+
 def conninfo_with(conninfo: str, settings: dict[str, str], **parameters: str) -> str:
     """The user's connection with our settings after the user's own `options`, so that ours win.
 
     Raises SourceRefused for a connection string that libpq does not understand.
     """
-    try:
-        given = pg_conninfo.conninfo_to_dict(conninfo)
-    except psycopg.Error as error:
-        raise SourceRefused(f"the connection cannot be understood: {first_line(error)}") from error
+    if fault := connection_fault(conninfo):
+        raise SourceRefused(f"the connection is {fault}")
+    given = pg_conninfo.conninfo_to_dict(conninfo)
     merged = {
         "connect_timeout": CONNECT_TIMEOUT_SECONDS,
         "fallback_application_name": APPLICATION_NAME,

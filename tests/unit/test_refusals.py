@@ -1,5 +1,7 @@
 """PostgreSQL's errors as ours: what waiting mends and what it does not, and what to do."""
 
+import traceback
+
 import pytest
 
 from bridge.errors import BridgeError, GapError, SlotActive, SlotError, SourceRefused, SourceUnreachable
@@ -8,7 +10,7 @@ from bridge.lsn import Identity
 from bridge.replication import refusal
 from bridge.session import matches_standby_names, same_server
 from bridge.slot import Slot, problem
-from bridge.sql import connection_error, describe
+from bridge.sql import connection_error, connection_fault, conninfo_with, describe
 
 DSN = "postgresql://alice:s3cret@db.example:5433/shop"
 
@@ -37,6 +39,48 @@ def test_a_failed_connection_tells_whether_waiting_helps(text: str, kind: type[B
 def test_a_connection_is_described_without_its_password() -> None:
     assert describe("host=h port=1 dbname=d user=u password=p") == "h:1/d as u"
     assert describe("not a conninfo") == "an unreadable connection"
+
+
+@pytest.mark.parametrize(
+    "conninfo",
+    [
+        "host=h password=it's s3cret",
+        "host=h password=much s3cret",
+        "host=h password='s3cret",
+        "host=h s3cret=h",
+        "postgresql://u:s3cret%zz@h/d",
+        "postgresql://u:s3cret%00@h/d",
+        "postgresql://u:a@s3cret@h/d",
+        "postgresql://u:a/s3cret@h/d",
+        "postgresql://u:s3cret/a@h/d",
+        "postgresql://u:a?b/s3cret@h/d",
+        "postgresql://u:s3cret@[::1/d",
+        "postgresql://u:s3cret@[::1]h/d",
+        "postgresql://u:s3cret",
+        "postgresql://u:s3cret/d",
+        "s3cret",
+    ],
+)
+def test_what_is_wrong_with_a_connection_is_told_without_a_part_of_its_password(conninfo: str) -> None:
+    with pytest.raises(SourceRefused, match="What to do: write postgresql://user:password@") as raised:
+        conninfo_with(conninfo, {})
+
+    assert "s3cret" not in "".join(traceback.format_exception(raised.value, limit=0))
+
+
+@pytest.mark.parametrize(
+    "conninfo",
+    [
+        "",
+        "host=@abstract dbname=a@b password='a@/b'",
+        "postgresql://u:p%40s%2Fs@h:1,i:2/d%40e?application_name=a@b",
+        "postgresql:///d?host=/run/postgresql&port=5433",
+        "postgres://u:a?b@h",
+        "postgresql://[::1]:5432/d",
+    ],
+)
+def test_what_libpq_takes_rightly_is_taken(conninfo: str) -> None:
+    assert connection_fault(conninfo) is None
 
 
 @pytest.mark.parametrize(
