@@ -129,11 +129,38 @@ def rejected_letter(event: Event, reason: str) -> Event:
     )
 
 
+def smaller_letters(event: Event) -> list[Event]:
+    """What takes the place of a dead letter that the sink finds too large: the same without its long values, then
+    without values, then two of one half each of the undecided subscriptions. None: no smaller one would help."""
+    body = json.loads(event.value)["dead_letter"]
+    change, undecided = body["change"], body["undecided"]
+    rows = [change[name] for name in ("record", "old_record") if name in change]
+    if any(len(json_text(value)) > SMALL_VALUE_BYTES for row in rows for value in row.values()):
+        small = {
+            name: {column: value for column, value in row.items() if len(json_text(value)) <= SMALL_VALUE_BYTES}
+            if name in {"record", "old_record"}
+            else row
+            for name, row in change.items()
+        }
+        return [_letter_with(event, body, change=small)]
+    if rows or "columns" in change:
+        bare = {name: change[name] for name in ("type", "commit_timestamp") if name in change}
+        return [_letter_with(event, body, change=bare)]
+    half = len(undecided) // 2
+    return [_letter_with(event, body, undecided=part) for part in (undecided[:half], undecided[half:])] if half else []
+
+
+def _letter_with(event: Event, body: dict[str, object], **changed: object) -> Event:
+    parts = {**body, **changed, "truncated": True}
+    value = json.dumps({"dead_letter": parts}, ensure_ascii=False, separators=(",", ":")).encode()
+    return msgspec.structs.replace(event, value=value)
+
+
 def short_hash(parts: Iterable[str]) -> str:
     """8 hex digits that tell sets of names or ids apart."""
     joined = "\0".join(sorted(parts))
     return hashlib.sha256(joined.encode()).hexdigest()[:8]
 
 
-def json_text(value: str) -> bytes:
+def json_text(value: object) -> bytes:
     return json.dumps(value, ensure_ascii=False).encode()

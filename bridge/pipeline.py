@@ -20,7 +20,7 @@ from bridge.backoff import Backoff
 from bridge.change import Commit
 from bridge.checkpoint import Checkpoint, Ticket
 from bridge.errors import PoisonError, SinkRefused, SlotActive, SlotError, Transient, Undelivered
-from bridge.event import Event, rejected_letter, shrunk
+from bridge.event import Event, rejected_letter, shrunk, smaller_letters
 from bridge.health import Health
 from bridge.lsn import Identity, format_lsn
 from bridge.session import Session, SourceSettings, same_server
@@ -148,9 +148,15 @@ class Pipeline:
             rejection = self._rejections.popleft()
             event = rejection.event
             if event.dead_letter:
-                raise SinkRefused(
-                    f"the sink refuses dead letter {event.id}: {rejection.reason}. The position is unmoved"
-                )
+                smaller = smaller_letters(event) if rejection.too_large else []
+                if not smaller:
+                    raise SinkRefused(
+                        f"the sink refuses dead letter {event.id}: {rejection.reason}. The position is unmoved"
+                    )
+                for each in smaller:
+                    self._hand_over(each, rejection.ticket)
+                rejection.ticket.acknowledge(event.size)
+                continue
             instead = shrunk(event) if rejection.too_large else None
             if instead is None:
                 if self._settings.on_failure == "stop":
