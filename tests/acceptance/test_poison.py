@@ -2,6 +2,7 @@
 
 import json
 import time
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -54,6 +55,22 @@ class Broker:
 @pytest.fixture(params=["kafka", "rabbitmq"])
 def broker(request: pytest.FixtureRequest, prefix: str) -> Broker:
     return Broker(request.getfixturevalue(request.param), prefix)
+
+
+@pytest.fixture
+def limit(broker: Broker) -> Iterator[Callable[[dict[str, Any], int], None]]:
+    """Make the broker refuse what is larger."""
+    server = broker.server
+
+    def limited(settings: dict[str, Any], size: int) -> None:
+        if isinstance(server, Kafka):
+            settings["sink"]["kafka"]["client"]["message.max.bytes"] = size
+        else:
+            server.control("eval", f"application:set_env(rabbit, max_message_size, {size}).")
+
+    yield limited
+    if isinstance(server, RabbitMQ):
+        server.control("eval", "application:set_env(rabbit, max_message_size, 134217728).")
 
 
 def config(database: Database, sink: dict[str, Any], **sections: Any) -> dict[str, Any]:
@@ -217,4 +234,33 @@ def test_the_position_waits_for_the_dead_letter_s_acknowledgement(
         kafka.resume()
     database.wait_until_confirmed()
     assert len(broker.letters()) == 1
+    assert running.stop() == Exit.OK
+
+
+def test_a_dead_letter_too_large_for_the_broker_goes_without_its_values_or_in_parts(
+    database: Database, broker: Broker, bridge: Any, limit: Callable[[dict[str, Any], int], None]
+) -> None:
+    settings = config(database, broker.sink)
+    limit(settings, 5_000)
+    database.execute("""
+        create table secret (id int primary key, body text);
+        grant select on secret to anon;
+        alter table secret enable row level security;
+        create policy never on secret to anon using (1 / (id - id) = 1);
+    """)
+    ids = {database.subscribe("secret", role="anon", sub=str(number)) for number in range(60)}
+    database.subscribe("note")
+    running = bridge(config=settings)
+    running.wait_until_streaming()
+
+    database.execute("insert into secret values (1, repeat('x', 30000)); insert into note values (1)")
+    database.wait_until_confirmed()
+
+    # RabbitMQ closes the channel over what is too large, and what was on its way goes again.
+    notes = broker.notes()
+    assert [each for n, each in enumerate(notes) if each not in notes[:n]] == [{"id": 1, "body": None}]
+    letters = broker.letters()
+    assert {each["id"] for each in letters} == {letters[0]["id"]}
+    assert {one["subscription_id"] for each in letters for one in each["undecided"]} == ids
+    assert all(each["truncated"] and each["reason"] and each["table"] == "secret" for each in letters)
     assert running.stop() == Exit.OK
