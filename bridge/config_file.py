@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
+from urllib.parse import unquote
 
 import msgspec
 import yaml
@@ -41,6 +42,7 @@ _KINDS: Final = {
 _SECRET_KEYS = re.compile(r"password|passphrase|secret|private|key\.pem|token$|oauthbearer\.config", re.IGNORECASE)
 _PASSWORD_IN_URI = re.compile(r"(://[^:/@?\s]*):.*@", re.DOTALL)
 _PASSWORD_IN_QUERY = re.compile(r"([?&](?:ssl)?password=)[^&]*", re.IGNORECASE)
+_SSL_OPTIONS = re.compile(r"([?&]ssl_options=)([^&]*)")
 _PASSWORD_IN_CONNINFO = re.compile(r"(\b(?:ssl)?password\s*=\s*)('(?:[^'\\]|\\.)*'|\S*)", re.IGNORECASE)
 
 
@@ -283,5 +285,9 @@ def redact(text: str) -> str:
     """`text` without the passwords that it holds as a URI or as a libpq connection string."""
     if "://" in text:
         text = _PASSWORD_IN_URI.sub(rf"\1:{HIDDEN}@", text)
+        # The key of a client's certificate may have a password too.
+        text = _SSL_OPTIONS.sub(
+            lambda found: found[1] + (HIDDEN if "password" in unquote(found[2]) else found[2]), text
+        )
         return _PASSWORD_IN_QUERY.sub(rf"\g<1>{HIDDEN}", text)
     return _PASSWORD_IN_CONNINFO.sub(rf"\g<1>{HIDDEN}", text)

@@ -285,5 +285,5 @@ class RabbitMQSink(Sink):
             )
         return SinkUnreachable(
             f"RabbitMQ at {self._link.place} cannot be reached within {OPEN_SECONDS:.0f} s: {self._link.trouble or 'no answer'}."
-            " What to do: check sink.rabbitmq.url, and that the broker runs"
+            " What to do: check sink.rabbitmq.url (amqps:// for a port with TLS), and that the broker runs"
         )

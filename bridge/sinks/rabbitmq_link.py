@@ -29,6 +29,12 @@ _STEADY_SECONDS: Final = 30.0
 _LIMIT_REACHED: Final = "connection limit ("
 """Said with the same code as a vhost that does not exist; but others leave, and the broker notices lost connections."""
 _WRONG_CERTIFICATE: Final = "CERTIFICATE_VERIFY_FAILED"
+_OUR_CERTIFICATE: Final = re.compile(
+    r"ALERT_(CERTIFICATE_\w+|UNKNOWN_CA|BAD_CERTIFICATE|UNSUPPORTED_CERTIFICATE|HANDSHAKE_FAILURE)"
+)
+"""What a broker says that does not take the client's certificate, or the lack of one (the last: before TLS 1.3)."""
+_NO_TLS: Final = ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE")
+"""What OpenSSL says of an answer that is not TLS."""
 _INNERMOST: Final = re.compile(r"last exception - (?:AMQP\w+: )?(.*?); first exception", re.DOTALL)
 _IN_TEXT: Final = re.compile(r"ConnectionClosedByBroker: \((\d+)\) ['\"](.*?)['\"](?:['\"],)?\)*$")
 
@@ -41,6 +47,11 @@ def parameters(url: str) -> pika.URLParameters:
         raise ConfigError(
             f"sink.rabbitmq.url: the certificates in its ssl_options cannot be loaded: {error.strerror}. What to do: name"
             " readable PEM files"
+        ) from None
+    except TypeError:  # the standard library's, where it is told of no authority
+        raise ConfigError(
+            "sink.rabbitmq.url: its ssl_options name no authority for the broker's certificate. What to do: add ca_certs,"
+            " such as /etc/ssl/certs/ca-certificates.crt"
         ) from None
     except Exception:
         raise ConfigError(
@@ -216,6 +227,16 @@ class Link:
             self.failure = self.failure or SinkRefused(
                 f"the certificate of RabbitMQ at {self.place} is not to be trusted: {text}. What to do: name its authority"
                 " by ssl_options in sink.rabbitmq.url, or correct the host's name"
+            )
+        elif _OUR_CERTIFICATE.search(text):
+            self.failure = self.failure or SinkRefused(
+                f"RabbitMQ at {self.place} refuses this client's certificate, or that there is none: {text}. What to do: name"
+                " a certificate and key that it trusts by certfile and keyfile in the ssl_options of sink.rabbitmq.url"
+            )
+        elif any(sign in text for sign in _NO_TLS):
+            self.failure = self.failure or SinkRefused(
+                f"RabbitMQ at {self.place} speaks no TLS: {text}. What to do: name its TLS port in sink.rabbitmq.url (5671"
+                " where it is not changed), or write amqp:// for a connection without TLS"
             )
         elif code in _BROKEN:
             self.failure = self.failure or SinkRefused(

@@ -300,6 +300,15 @@ def test_show_hides_the_password_of_rabbitmq() -> None:
         ("postgresql://u:p@ss@h/d", "postgresql://u:********@h/d"),
         ("host=h password = x", "host=h password = ********"),
         (r"password='it\'s' host=h", "password=******** host=h"),
+        (
+            "amqps://h/v?ssl_options={'certfile':'c','password':'x'}&heartbeat=5",
+            "amqps://h/v?ssl_options=********&heartbeat=5",
+        ),
+        ("amqps://h/v?ssl_options=%7B%27p%61ssword%27%3A%27x%27%7D", "amqps://h/v?ssl_options=********"),
+        (
+            "amqps://h/v?ssl_options=%7B%27ca_certs%27%3A%27x%27%7D",
+            "amqps://h/v?ssl_options=%7B%27ca_certs%27%3A%27x%27%7D",
+        ),
     ],
 )
 def test_redact(text: str, redacted: str) -> None:
