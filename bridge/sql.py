@@ -39,6 +39,8 @@ FIRST_WITH_TRANSACTION_TIMEOUT = 170000
 
 T = TypeVar("T")
 
+_OWN_CERTIFICATE = "give a certificate that the server trusts for this user as sslcert, and its key as sslkey"
+
 # What PostgreSQL says while it refuses a connection for a reason that waiting does not mend. libpq gives no SQLSTATE
 # for a failed connection, so its text has to do.
 _REFUSALS = (
@@ -53,7 +55,14 @@ _REFUSALS = (
     ("permission denied for database", "grant connect on the database"),
     ("server does not support SSL", "turn TLS on in the server, or lower sslmode"),
     ("certificate verify failed", "give the right sslrootcert"),
+    ("root certificate file", "give the file of the server's authority as sslrootcert"),
     ("does not match host name", "connect by the name in the server's certificate"),
+    ("requires a valid client certificate", _OWN_CERTIFICATE),
+    ("alert unknown ca", _OWN_CERTIFICATE),
+    ("alert bad certificate", _OWN_CERTIFICATE),
+    ("alert certificate", _OWN_CERTIFICATE),
+    ("could not read certificate file", _OWN_CERTIFICATE),
+    ("private key file", _OWN_CERTIFICATE),
     ("invalid sslmode value", "use one of libpq's values"),
     ("invalid connection option", "use libpq's connection parameters"),
 )
