@@ -328,3 +328,26 @@ def test_a_value_that_cannot_be_cast_any_more_keeps_only_those_from_it_who_need_
     assert [each[:2] for each in letters] == [each[:2] for each in found]
     assert all(part in reason for (*_, reason), (*_, part) in zip(letters, found, strict=True)), letters
     assert again.stop() == Exit.OK
+
+
+def test_a_value_that_its_type_refuses_stops_it_and_comes_once_the_type_takes_it(
+    database: Database, bridge: Any
+) -> None:
+    settings = config(database, {"stdout": {}}, on_failure="stop")
+    database.subscribe("note")
+    running = bridge(config=settings)
+    running.wait_until_streaming()
+    assert running.stop() == Exit.OK
+    before = database.confirmed()
+
+    database.execute("insert into note values (1, 'word'); alter table note alter body type int using 0")
+    stopped = bridge(config=settings)
+    assert stopped.wait() == Exit.POISON
+    assert "can never be delivered: the change does not fit the table" in stopped.stderr
+    assert (stopped.events, database.confirmed()) == ([], before)
+
+    database.execute("alter table note alter body type text")
+    again = bridge(config=settings)
+    (event,) = again.wait_for_events(1)
+    assert event["wal"]["record"] == {"id": 1, "body": "word"}
+    assert again.stop() == Exit.OK
