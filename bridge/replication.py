@@ -16,7 +16,7 @@ from psycopg import pq
 
 from bridge.errors import BridgeError, SlotActive, SlotError, SourceRefused, SourceUnreachable
 from bridge.lsn import Identity, format_lsn, parse_history
-from bridge.sql import FIXED_SETTINGS, connection_error, conninfo_with, later_settings
+from bridge.sql import FIXED_SETTINGS, connection_error, conninfo_with, later_settings, remedy
 
 _KEEPALIVE = struct.Struct("!cQqB")  # 'k', end of WAL, clock, whether a reply is wanted
 _XLOGDATA_HEADER = struct.Struct("!cQQq")  # 'w', start of this message's WAL, end of WAL, clock
@@ -55,6 +55,9 @@ class ReplicationStream:
             raise connection_error(conninfo, text)
         self._sent = 0
         self._streaming = False
+        self._skipping = ""
+        """What the server said of a publication that it goes on without."""
+        self._pgconn.notice_handler = self._noticed
         for name, value in later_settings(self._pgconn.server_version).items():
             result = self._execute(f"SET {name} = {_literal(value)}")
             if result.status != pq.ExecStatus.COMMAND_OK:
@@ -64,6 +67,16 @@ class ReplicationStream:
 
     def fileno(self) -> int:
         return self._pgconn.socket
+
+    @property
+    def sent(self) -> int:
+        """The position in the last status update: this stream has not moved the slot past it."""
+        return self._sent
+
+    @property
+    def server_pid(self) -> int:
+        """Of the walsender."""
+        return self._pgconn.backend_pid
 
     def identify(self) -> Identity:
         row = self._rows("IDENTIFY_SYSTEM")[0]
@@ -95,6 +108,8 @@ class ReplicationStream:
             self._fill(batch, messages, size)
         except psycopg.Error as error:
             raise self._ended() from error
+        if self._skipping:
+            raise refusal("42704", self._skipping, "the replication stream")
         return batch
 
     def _fill(self, batch: Batch, messages: int, room: int) -> None:
@@ -165,6 +180,13 @@ class ReplicationStream:
         """A blocking command before the stream starts."""
         return self._pgconn.exec_(command.encode())
 
+    def _noticed(self, notice: pq.abc.PGresult) -> None:
+        """From 18 on, a missing publication is a warning, and the changes are left out: an error as with the others."""
+        where = notice.error_field(pq.DiagnosticField.SOURCE_FUNCTION) or b""
+        if b"publication" in where.lower():
+            text = notice.error_field(pq.DiagnosticField.MESSAGE_PRIMARY) or b"a publication is missing"
+            self._skipping = text.decode(errors="replace")
+
     def _ended(self) -> BridgeError:
         result = self._pgconn.get_result()
         if result is not None and result.error_field(pq.DiagnosticField.SQLSTATE):
@@ -190,15 +212,23 @@ def refusal(state: str, text: str, doing: str) -> BridgeError:
         return SlotActive(f"{what}. What to do: stop that client, or give this bridge a slot of its own")
     if state == "42704":  # undefined_object
         if "publication" in text:
-            return SourceRefused(f"{what}. What to do: create the publication (`walrus-bridge check` prints the SQL)")
+            return SourceRefused(
+                f"{what}. What to do: create the publication (`walrus-bridge check` prints the SQL). If this is said again,"
+                f" there are changes from the time without it, which cannot be had: `walrus-bridge slot drop`, then start"
+                f" anew"
+            )
         return SlotError(f"{what}. What to do: `walrus-bridge slot create`; what was not streamed before is gone")
     if "output_plugin_libraries" in text or "may not be used as an output plugin" in text:
         return SourceRefused(f"{what}. What to do: add it to output_plugin_libraries in postgresql.conf and reload")
-    if state == "55000" and ("can no longer get changes" in text or "invalidated" in text):
-        return SlotError(f"{what}. What to do: drop the slot and create it anew; see the guide on a lost slot")
+    invalidated = state == "55000" and ("can no longer get changes" in text or "invalidated" in text)
+    if invalidated or (state == "58P01" and "has already been removed" in text):
+        return SlotError(
+            f"{what}. What was not delivered before is gone from the slot. What to do: `walrus-bridge slot drop`, then"
+            f" start anew"
+        )
     if state[:2] in {"08", "40", "53"} or state[:3] == "57P" or state == "XX000":
         return SourceUnreachable(what)
-    return SourceRefused(what)
+    return SourceRefused(f"{what}{remedy(state)}")
 
 
 def _identifier(name: str) -> str:

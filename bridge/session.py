@@ -16,7 +16,7 @@ from bridge.audience import Audiences
 from bridge.catalog import SETTINGS as CATALOG_SETTINGS
 from bridge.catalog import Catalog
 from bridge.change import Change, Message
-from bridge.errors import GapError, SlotError, SourceRefused
+from bridge.errors import GapError, SourceRefused
 from bridge.filtering import Filtering
 from bridge.filters import Comparer
 from bridge.guard import Guard
@@ -156,8 +156,8 @@ class Session:
             raise self.slot_gone()
         return slot
 
-    def slot_gone(self) -> SlotError:
-        return SlotError(
+    def slot_gone(self) -> GapError:
+        return GapError(
             f"slot {self._settings.slot} is gone: it was dropped while this bridge was using it. Changes since its last"
             f" confirmed position cannot be had from it. What to do: find out why; `walrus-bridge run --accept-gap` makes"
             f" a new slot and goes on from now"

@@ -11,10 +11,17 @@ from bridge.sql import Connection, connect, describe, first_line, is_transient
 
 _FACTS = """
 select s.slot_name, s.plugin, s.database, s.temporary, s.active_pid, s.restart_lsn::text, s.confirmed_flush_lsn::text,
-  s.wal_status, s.safe_wal_size, current_database(), a.application_name, host(a.client_addr), a.usename
+  s.wal_status, s.safe_wal_size, to_jsonb(s) ->> 'invalidation_reason', current_database(), a.application_name, host(a.client_addr), a.usename
 from pg_replication_slots s left join pg_stat_activity a on a.pid = s.active_pid
 where s.slot_name = %s
 """
+
+_LOSSES = {
+    "wal_removed": "has removed WAL that it needs (max_slot_wal_keep_size)",
+    "rows_removed": "has removed catalog rows that it needs",
+    "wal_level_insufficient": "has had a wal_level other than logical",
+    "idle_timeout": "has found it idle for too long (idle_replication_slot_timeout)",
+}
 
 
 class Slot(msgspec.Struct, frozen=True):
@@ -31,6 +38,8 @@ class Slot(msgspec.Struct, frozen=True):
     """reserved, extended, unreserved or lost."""
     safe_wal_size: int | None
     """Bytes of WAL that may still be written before it is in danger; None: no limit."""
+    invalidation_reason: str | None
+    """From PostgreSQL 17 on."""
     current_database: str
     application: str | None
     address: str | None
@@ -62,8 +71,8 @@ def problem(slot: Slot, plugin: str) -> BridgeError | None:
         )
     if slot.wal_status == "lost":
         return SlotError(
-            f"slot {name} is lost: the server has removed WAL that it needs (max_slot_wal_keep_size). What was not"
-            f" delivered before is gone from it. What to do: `walrus-bridge slot drop`, then start anew"
+            f"slot {name} is lost: the server {_LOSSES.get(slot.invalidation_reason or 'wal_removed', 'has invalidated it')}."
+            f" What was not delivered before is gone from it. What to do: `walrus-bridge slot drop`, then start anew"
         )
     if slot.active_pid is not None:
         return SlotActive(

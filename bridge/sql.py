@@ -230,4 +230,13 @@ def translate(error: psycopg.Error, doing: str) -> BridgeError:
     if is_transient(error):
         return SourceUnreachable(f"while {doing}: {first_line(error)}")
     state = f" (SQLSTATE {error.sqlstate})" if error.sqlstate else ""
-    return SourceRefused(f"PostgreSQL refuses {doing}: {first_line(error)}{state}")
+    return SourceRefused(f"PostgreSQL refuses {doing}: {first_line(error)}{state}{remedy(error.sqlstate)}")
+
+
+def remedy(state: str | None) -> str:
+    """What to do where PostgreSQL's own words do not say it; empty where nothing general can be said."""
+    if state == "42501":  # insufficient_privilege
+        return ". What to do: grant the right to the login; deploy/roles.sql has all that are needed"
+    if state in {"42P01", "3F000"}:  # undefined_table, invalid_schema_name
+        return ". What to do: look who dropped or renamed it; `walrus-bridge migrate deploy` makes what is the bridge's"
+    return ""

@@ -114,7 +114,7 @@ def test_a_dropped_slot_ends_it(source: Source, run: Callable[..., BridgeProcess
     source.execute(f"select pg_drop_replication_slot('{SLOT}')")
     os.kill(running.process.pid, signal.SIGCONT)
 
-    assert running.wait() == Exit.SLOT
+    assert running.wait() == Exit.GAP
     assert "is gone" in running.stderr
     assert "--accept-gap" in running.stderr
 
@@ -122,6 +122,7 @@ def test_a_dropped_slot_ends_it(source: Source, run: Callable[..., BridgeProcess
 def test_a_slot_that_has_lost_its_wal_ends_it(source: Source, run: Callable[..., BridgeProcess]) -> None:
     running = run()
     os.kill(running.process.pid, signal.SIGSTOP)
+    source.cut()
     source.execute("create table filler (t text); alter table filler alter t set storage external")
 
     def is_lost() -> bool:
@@ -168,6 +169,7 @@ def test_rights_that_were_revoked_end_it(
 
     assert running.wait() == Exit.SOURCE_REFUSED
     assert says in running.stderr
+    assert "What to do" in running.stderr
 
 
 def test_a_database_that_is_not_there_any_more_ends_it(source: Source, run: Callable[..., BridgeProcess]) -> None:

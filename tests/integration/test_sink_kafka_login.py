@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import pytest
 from confluent_kafka.admin import (
     AclBinding,
+    AclBindingFilter,
     AclOperation,
     AclPermissionType,
     ResourcePatternType,
@@ -65,6 +66,23 @@ class AskingKafka(Kafka):
         admin = self.admin
         for future in admin.create_acls(acls).values():
             future.result(10)
+
+    def revoke(self, topic: str, *operations: AclOperation) -> None:
+        filters = [
+            AclBindingFilter(
+                ResourceType.TOPIC,
+                topic,
+                ResourcePatternType.PREFIXED,
+                "User:bridge",
+                "*",
+                each,
+                AclPermissionType.ALLOW,
+            )
+            for each in operations
+        ]
+        admin = self.admin
+        for future in admin.delete_acls(filters).values():
+            assert future.result(10), "there was one"
 
 
 @pytest.fixture(scope="module")
@@ -155,6 +173,38 @@ def test_a_login_that_may_not_write_is_told_when_it_does(asking: AskingKafka, pr
     made.sink.open([TABLE])
     with pytest.raises(SinkRefused, match=r"What to do: grant the login Write on (the topic|its topics)"):
         made.send(an_event())
+        made.drain()
+
+    assert made.in_flight == 1
+    made.sink.close()
+
+
+def test_a_right_to_write_that_is_revoked_in_mid_stream_is_told(asking: AskingKafka, prefix: str) -> None:
+    asking.allow(prefix, AclOperation.CREATE, AclOperation.DESCRIBE, AclOperation.WRITE)
+    made = driver(asking, prefix)
+    made.sink.open([TABLE])
+    made.send(an_event(1))
+    made.drain()
+
+    asking.revoke(prefix, AclOperation.WRITE)
+    made.send(an_event(2))
+    with pytest.raises(SinkRefused, match=r"The position is unmoved. What to do: grant the login Write on"):
+        made.drain()
+
+    assert made.in_flight == 1
+    made.sink.close()
+
+
+def test_nor_does_one_go_on_that_may_not_even_see_its_topics_any_more(asking: AskingKafka, prefix: str) -> None:
+    asking.allow(prefix, AclOperation.CREATE, AclOperation.DESCRIBE, AclOperation.WRITE)
+    made = driver(asking, prefix)
+    made.sink.open([TABLE])
+    made.send(an_event(1))
+    made.drain()
+
+    asking.revoke(prefix, AclOperation.WRITE, AclOperation.CREATE, AclOperation.DESCRIBE)
+    made.send(an_event(2))
+    with pytest.raises(SinkRefused, match=r"The position is unmoved. What to do: grant the login Write on"):
         made.drain()
 
     assert made.in_flight == 1

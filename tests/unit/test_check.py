@@ -33,6 +33,7 @@ SLOT = Slot(
     confirmed_lsn=1,
     wal_status="reserved",
     safe_wal_size=None,
+    invalidation_reason=None,
     current_database="d",
     application=None,
     address=None,
