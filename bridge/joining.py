@@ -9,7 +9,7 @@ Permissive policies, and the sides of their ORs, are branches, each a join of it
 by one of two. Errors need no thought here: a query that raises is asked again the simple way.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 
 import msgspec
 from postgast import pg_query_pb2 as pb
@@ -30,6 +30,7 @@ from bridge.expressions import (
 from bridge.facts import Facts
 from bridge.purity import Purity, scalar
 from bridge.table import Policy, Table
+from bridge.unnesting import aliases, unnest
 
 Scopes = tuple[frozenset[str], ...]
 """The names of the FROM items of the sub-selects around an expression, the innermost last."""
@@ -80,7 +81,7 @@ def joinable(policies: Sequence[Policy], table: Table, facts: Facts) -> Joinable
     restrictive: list[Branch] = []
     for policy in policies:
         try:
-            branches = _Rewriter(policy, facts, keys).branches()
+            branches = _Rewriter(policy, table, facts, keys).branches()
         except (NotUnderstood, RecursionError) as error:
             reason = str(error) if isinstance(error, NotUnderstood) else "it is too deep"
             return NotJoinable(f'policy "{policy.name}" cannot be joined: {reason}')
@@ -120,8 +121,9 @@ class _Keys:
 class _Rewriter:
     """One policy."""
 
-    def __init__(self, policy: Policy, facts: Facts, keys: _Keys) -> None:
+    def __init__(self, policy: Policy, table: Table, facts: Facts, keys: _Keys) -> None:
         self._policy = policy
+        self._table = table
         self._facts = facts
         self._purity = Purity(facts)
         self._keys = keys
@@ -166,8 +168,12 @@ class _Rewriter:
 
     def _branch(self, side: Node) -> Branch:
         self._by_row = self._by_claims = False
+        unnest(side, self._table, self._has_key)
         self._rewrite(side, ())
         return Branch(print_expression(side), self._by_row, self._by_claims)
+
+    def _has_key(self, node: Node) -> bool:
+        return any(isinstance(each, pb.Node) and self._purity.key(each) for each in walk(node))
 
     def _rewrite(self, node: Node, scopes: Scopes) -> None:
         """Put keys in their places, in the node and below. Raises NotUnderstood where what is left may see claims."""
@@ -182,7 +188,7 @@ class _Rewriter:
             case "ColumnRef":
                 self._by_row = self._by_row or not _is_of(found, scopes)
             case "SelectStmt":
-                self._rewrite_below(found, (*scopes, frozenset(_aliases(found.from_clause))))
+                self._rewrite_below(found, (*scopes, frozenset(aliases(found.from_clause))))
             case "RangeFunction":
                 for function in found.functions:
                     call, *_ = inner(function).items
@@ -216,21 +222,6 @@ def _check_level(aggregate: Node, scopes: Scopes) -> None:
         columns and not any(_is_of(each, scopes[-1:]) for each in columns)
     ):
         raise NotUnderstood("it has an aggregate over no column of its own sub-select")
-
-
-def _aliases(items: Iterable[Node]) -> Iterator[str]:
-    """The names of FROM items."""
-    for item in items:
-        found = inner(item)
-        if alias := found.alias.aliasname:
-            yield alias
-        match kind(found):
-            case "JoinExpr":
-                yield from _aliases([found.larg, found.rarg])
-            case "RangeVar" if not alias:
-                yield found.relname
-            case "RangeFunction" if not alias:
-                raise NotUnderstood("it has a function in FROM without a name")
 
 
 def _is_of(column: Node, scopes: Scopes) -> bool:

@@ -121,7 +121,8 @@ class PolicyFacts:
             if functions:
                 self._functions.update(dict.fromkeys(functions, ()))
                 for row in self._fetch(FUNCTIONS, names=list(functions), first=FIRST_USER_OID):
-                    function = Function(*(tuple(value) if isinstance(value, list) else value for value in row))
+                    values: list[Any] = [tuple(value) if isinstance(value, list) else value for value in row]
+                    function = Function(*values)
                     self._functions[function.name] += (function,)
                     if function.body:
                         pending.append(_names_of_body(function))
