@@ -79,16 +79,14 @@ class Purity:
         """Raises NotUnderstood where a call, with whatever arguments, may see claims. Gives whether it is an aggregate."""
         found = self.functions(call)
         for each in found:
-            called = f"{each.schema}.{each.name}"
             if each.built_in:
                 if each.kind not in {"f", "a"} or each.volatility == "v" or not is_blind(each.name):
                     raise NotUnderstood(f"it calls {each.name}(), which may see more than its arguments")
-            elif each.kind != "f":
-                raise NotUnderstood(
-                    f"it calls {called}(), an aggregate or window function that is not PostgreSQL's own"
-                )
             elif not each.fixed or (each.defaults and len(call.args) < each.arguments):
-                raise NotUnderstood(f"it calls {called}(), which may see more than its arguments")
+                called = f"{each.schema}.{each.name}()"
+                if len(call.funcname) == 1:
+                    raise NotUnderstood(f"{called} has the name of a function that it calls")
+                raise NotUnderstood(f"it calls {called}, which may see more than its arguments")
         return any(each.kind == "a" for each in found)
 
     def check_operators(self, names: Iterable[Name]) -> None:
