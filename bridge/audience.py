@@ -12,9 +12,10 @@ import structlog
 from bridge.catalog import Catalog
 from bridge.change import DELETE
 from bridge.filtering import Filtering
-from bridge.judged import BAD_REQUEST, UNAUTHORIZED, Audience, Candidate, Group, Judged, cells, is_full
+from bridge.judged import BAD_REQUEST, UNAUTHORIZED, Audience, Judged, Members, is_full
+from bridge.pools import Candidate, Group
 from bridge.securing import Securing
-from bridge.share import Share
+from bridge.share import Share, members, undecided, whole
 from bridge.table import Rights, Table
 
 log = structlog.get_logger()
@@ -34,52 +35,62 @@ class Audiences:
         Changes nothing of its own, so it may be tried again.
         """
         tables = self._catalog.tables(candidate.oid for candidate in candidates)
-        groups = [(each.oid, group.role) for each in candidates for group in (*each.groups, *each.leaving)]
-        rights = self._catalog.rights(list(dict.fromkeys(groups)))
+        groups = {(each.oid, group.roster.role): None for each in candidates for group in (*each.groups, *each.leaving)}
+        rights = self._catalog.rights(list(groups))
         results: list[Judged | None] = []
-        shares: list[Share] = []
+        shares: list[Share | tuple[Judged, Audience]] = []
         leaves: list[tuple[Share, Share]] = []
         for candidate in candidates:
             table = tables.get(candidate.oid)
             if table is None:
                 results.append(None)
                 continue
-            judged = Judged(candidate.change, table, *cells(candidate.change, table), [], [])
+            judged = Judged(candidate.change, table)
             results.append(judged)
-            for right, group in self._by_role(candidate.oid, candidate.groups, rights):
-                shares.extend(_shares(judged, right, group))
-                if shares[-1].error == UNAUTHORIZED:
-                    self._warn_of_401(table, right)
+            for right, group in self._by_role(candidate, candidate.groups, rights):
+                error = _error(judged, right)
+                if error is not None:
+                    shares.append((judged, Audience(right, None, _everyone(group, candidate.version), error)))
+                    if error == UNAUTHORIZED:
+                        self._warn_of_401(table, right)
+                else:
+                    shares.extend(_shares(judged, right, group, candidate.version))
             if candidate.leaving and is_full(candidate.change, table):
-                for right, group in self._by_role(candidate.oid, candidate.leaving, rights):
-                    leaves.extend(_leaves(judged, right, group))
-        deciding = [share for share in shares if share.error is None] + [share for pair in leaves for share in pair]
+                for right, group in self._by_role(candidate, candidate.leaving, rights):
+                    leaves.extend(_leaves(judged, right, group, candidate.version))
+        deciding = [share for share in shares if isinstance(share, Share)] + [
+            share for pair in leaves for share in pair
+        ]
         self._filtering.apply(deciding)
         self._securing.apply(deciding)
         for share in shares:
-            share.judged.undecided.extend(share.undecided)
-            if share.subscriptions:
-                share.judged.audiences.append(
-                    Audience(share.rights, share.selected, tuple(share.subscriptions), share.error, share.old_whole)
-                )
+            if isinstance(share, Share):
+                share.judged.undecided.extend(undecided(share))
+                chosen = members(share)
+                if chosen.subscriptions:
+                    audience = Audience(share.rights, share.selected, chosen, old_whole=share.old_whole)
+                    share.judged.audiences.append(audience)
+            elif share[1].members.subscriptions:
+                share[0].audiences.append(share[1])
         for before, now in leaves:
             _leave(before, now)
         return results
 
     def _by_role(
-        self, oid: int, groups: Sequence[Group], rights: Mapping[tuple[int, int], Rights]
+        self, candidate: Candidate, groups: Sequence[Group], rights: Mapping[tuple[int, int], Rights]
     ) -> list[tuple[Rights, Group]]:
         """The groups with what their role may see, in the order of the roles' names. A role that no longer exists
         gets nothing, which is said once."""
-        known = [(rights[oid, group.role], group) for group in groups if (oid, group.role) in rights]
+        oid = candidate.oid
+        known = [(rights[oid, group.roster.role], group) for group in groups if (oid, group.roster.role) in rights]
         for group in groups:
-            if (oid, group.role) not in rights and group.role not in self._missing_roles:
-                self._missing_roles.add(group.role)
-                ids = [each.id for _, selection in group.selections for each in selection]
-                log.warning(
-                    "subscriptions of a role that no longer exists get nothing", role_oid=group.role, ids=ids[:10]
-                )
-        return sorted(known, key=lambda each: each[0].role.encode())
+            role = group.roster.role
+            if (oid, role) not in rights and role not in self._missing_roles:
+                self._missing_roles.add(role)
+                everyone = _everyone(group, candidate.version)
+                ids = [each.id for each in everyone.subscriptions[:10]]
+                log.warning("subscriptions of a role that no longer exists get nothing", role_oid=role, ids=ids)
+        return sorted(known, key=lambda each: each[0].role.encode()) if len(known) > 1 else known
 
     def _warn_of_401(self, table: Table, rights: Rights) -> None:
         hidden = tuple(sorted(set(table.key) - rights.columns))
@@ -94,29 +105,32 @@ class Audiences:
             )
 
 
-def _shares(judged: Judged, rights: Rights, group: Group) -> Iterable[Share]:
+def _error(judged: Judged, rights: Rights) -> str | None:
     """400 and 401 win over filters and row security, and go to all of the role's subscriptions as one event."""
-    error = None
-    if judged.change.kind != DELETE:
-        if not judged.table.key:
-            error = BAD_REQUEST
-        elif not set(judged.table.key) <= rights.columns:
-            error = UNAUTHORIZED
-    if error is not None:
-        everyone = [each for _, subscriptions in group.selections for each in subscriptions]
-        yield Share(judged, rights, None, everyone, error)
-        return
-    for selected, subscriptions in group.selections:
-        yield Share(judged, rights, selected, list(subscriptions), by_old=judged.change.kind == DELETE)
+    if judged.change.kind == DELETE:
+        return None
+    if not judged.table.key:
+        return BAD_REQUEST
+    return None if rights.columns.issuperset(judged.table.key) else UNAUTHORIZED
 
 
-def _leaves(judged: Judged, rights: Rights, group: Group) -> Iterable[tuple[Share, Share]]:
+def _everyone(group: Group, version: int) -> Members:
+    return whole([bucket for _, pools in group.selections for pool in pools for bucket in pool.buckets()], version)
+
+
+def _shares(judged: Judged, rights: Rights, group: Group, version: int) -> Iterable[Share]:
+    by_old = judged.change.kind == DELETE
+    for selected, pools in group.selections:
+        yield Share(judged, rights, group.roster, selected, pools, version, by_old=by_old)
+
+
+def _leaves(judged: Judged, rights: Rights, group: Group, version: int) -> Iterable[tuple[Share, Share]]:
     """For those who may hear of it: who saw the old row, and who sees the new one."""
-    if judged.table.key and set(judged.table.key) <= rights.columns:
-        for selected, subscriptions in group.selections:
+    if judged.table.key and rights.columns.issuperset(judged.table.key):
+        for selected, pools in group.selections:
             yield (
-                Share(judged, rights, selected, list(subscriptions), by_old=True),
-                Share(judged, rights, selected, list(subscriptions)),
+                Share(judged, rights, group.roster, selected, pools, version, by_old=True),
+                Share(judged, rights, group.roster, selected, pools, version),
             )
 
 
@@ -124,10 +138,12 @@ def _leave(before: Share, now: Share) -> None:
     """Those who saw the old row and do not see the new one hear that it is gone. Who is undecided hears nothing."""
     judged = before.judged
     known = {each.subscription for each in judged.undecided}
-    for each in (*before.undecided, *now.undecided):
+    for each in (*undecided(before), *undecided(now)):
         if each.subscription not in known:
             known.add(each.subscription)
             judged.undecided.append(each)
-    left = [each for each in before.subscriptions if each not in set(now.subscriptions) and each not in known]
+    stayed = set(members(now).subscriptions)
+    left = [each for each in members(before).subscriptions if each not in stayed and each not in known]
     if left:
-        judged.audiences.append(Audience(before.rights, before.selected, tuple(left), old_whole=False, leave=True))
+        audience = Audience(before.rights, before.selected, Members(left), old_whole=False, leave=True)
+        judged.audiences.append(audience)

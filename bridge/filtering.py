@@ -1,13 +1,15 @@
-"""Filters over a batch: leave each share the subscriptions whose filters all pass.
+"""Filters over a batch: leave each share the buckets of subscriptions whose filters all pass.
 
-What Python may decide it decides at once; the comparisons that are PostgreSQL's are collected first, each distinct
-pair of values once, and asked for together.
+A list of filters is tested once for each row, however many subscriptions have it. What Python may decide it decides at
+once; the comparisons that are PostgreSQL's are collected first, each distinct pair of values once, and asked for
+together.
 """
 
 from collections.abc import Sequence
 
 from bridge.filters import Comparer, Test, Uncomparable, python_test
-from bridge.judged import Filter, Subscription, Undecided
+from bridge.judged import Filter, Undecided
+from bridge.pools import Bucket
 from bridge.share import Share
 from bridge.table import Column, Table
 from bridge.values import Codec
@@ -22,20 +24,36 @@ class Filtering:
         self._codec = codec
 
     def apply(self, shares: Sequence[Share]) -> None:
-        filtered = [share for share in shares if any(each.filters for each in share.subscriptions)]
-        if not filtered:
-            return
+        """Give each share the buckets of its pools that pass."""
         batch = _Batch(self._codec)
-        for share in filtered:
-            for subscription in share.subscriptions:
-                batch.verdict(share, subscription)
+        asking: list[tuple[Share, list[Bucket]]] = []
+        for share in shares:
+            waiting: list[Bucket] = []
+            for pool in share.pools:
+                if pool.plain.by_claims:
+                    share.buckets.append(pool.plain)
+                if not pool.filtered:
+                    continue
+                for bucket in pool.may_pass(share.judged.table, share.row, share.rights.columns, self._codec):
+                    verdict = batch.verdict(share, bucket.filters)
+                    if verdict is None:
+                        waiting.append(bucket)
+                    else:
+                        _take(share, bucket, verdict)
+            if waiting:
+                asking.append((share, waiting))
         batch.ask(self._comparer)
-        for share in filtered:
-            verdicts = [(each, batch.verdict(share, each)) for each in share.subscriptions]
-            share.undecided.extend(
-                Undecided(each, f"filter: {verdict}") for each, verdict in verdicts if isinstance(verdict, str)
-            )
-            share.subscriptions = [each for each, verdict in verdicts if verdict is True]
+        for share, waiting in asking:
+            for bucket in waiting:
+                _take(share, bucket, batch.verdict(share, bucket.filters))
+
+
+def _take(share: Share, bucket: Bucket, verdict: _Verdict) -> None:
+    if verdict is True:
+        share.buckets.append(bucket)
+    elif isinstance(verdict, str):
+        members = bucket.everyone(share.version).subscriptions
+        share.undecided.extend(Undecided(each, f"filter: {verdict}") for each in members)
 
 
 class _Batch:
@@ -47,11 +65,11 @@ class _Batch:
         self._wanted: dict[tuple[Table, Column, str], dict[tuple[str, str], bool | None | Uncomparable]] = {}
         self._asked = False
 
-    def verdict(self, share: Share, subscription: Subscription) -> _Verdict:
+    def verdict(self, share: Share, filters: Sequence[Filter]) -> _Verdict:
         """All filters are ANDed: one that fails decides, whatever cannot be told of the others."""
         reason: str | None = None
         waiting = False
-        for one in subscription.filters:
+        for one in filters:
             found = self._one(share, one)
             if found is False:
                 return False

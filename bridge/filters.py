@@ -55,15 +55,25 @@ def python_test(column: Column, op: str, value: str | None) -> Test | None:
         return lambda text: None if text is None else int(text) in numbers
     if op not in {"eq", "neq"}:
         return None
+    wanted = equal_text(column, value)
+    if wanted is None:
+        return None
+    same = op == "eq"
+    return lambda text: None if text is None else (text == wanted) is same
+
+
+def equal_text(column: Column, value: str | None) -> str | None:
+    """The text that a value of the column has exactly when it equals `value`; None: only PostgreSQL can tell. Pure."""
+    base = column.base_oid
+    if value is None:
+        return None
     if (
-        (base in _TEXTS and column.deterministic)
+        (base in _INTEGERS and _CANONICAL_INTEGER.fullmatch(value))
+        or (base in _TEXTS and column.deterministic)
         or (base == _UUID and _CANONICAL_UUID.fullmatch(value))
-        or (base == _BOOL and value in {"t", "f", "true", "false"})
     ):
-        wanted = value[0] if base == _BOOL else value
-        same = op == "eq"
-        return lambda text: None if text is None else (text == wanted) is same
-    return None
+        return value
+    return value[0] if base == _BOOL and value in {"t", "f", "true", "false"} else None
 
 
 def _is_test(value: str | None) -> Test | None:
@@ -199,4 +209,4 @@ class Comparer:
         return row[0], row[1], row[2]
 
 
-_PAIRS = "select {} from unnest(%(values)s::text[], %(wanted)s::text[]) with ordinality as w (v, f, n) order by w.n"
+_PAIRS = "select {} from unnest(%(values)b::text[], %(wanted)b::text[]) with ordinality as w (v, f, n) order by w.n"

@@ -1,8 +1,11 @@
 """The values that travel from the subscriptions on: who wants a change, and who may have it. Pure."""
 
+from collections.abc import Iterable
+from typing import Final
+
 import msgspec
 
-from bridge.change import INSERT, UPDATE, Change
+from bridge.change import INSERT, UPDATE, Change, Row
 from bridge.table import Rights, Table
 from bridge.values import Codec, record_literal
 
@@ -26,7 +29,10 @@ class Filter(msgspec.Struct, frozen=True):
         return self.op, self.negate
 
 
-class Subscription(msgspec.Struct, frozen=True, eq=False):
+NEVER: Final = 1 << 62
+
+
+class Subscription(msgspec.Struct, eq=False):
     """One row. ``role`` is the OID of the claims' role: 0 where there is none."""
 
     id: int
@@ -38,27 +44,39 @@ class Subscription(msgspec.Struct, frozen=True, eq=False):
     filters: tuple[Filter, ...]
     action: str
     selected: tuple[str, ...] | None
+    since: int = 0
+    """The version of the subscriptions from which on it counts."""
+    until: int = NEVER
+    """And the one from which on it does not any more."""
 
 
-class Group(msgspec.Struct, frozen=True, eq=False):
-    """The subscriptions of one table, action and role, by their selected columns (all columns first)."""
+class Members:
+    """The subscriptions that get an event. Made once for all events of one audience: see `Bucket.everyone`."""
 
-    role: int
-    selections: tuple[tuple[tuple[str, ...] | None, tuple[Subscription, ...]], ...]
+    __slots__ = ("_ids", "_json", "subscriptions")
+
+    def __init__(self, subscriptions: Iterable[Subscription]) -> None:
+        self.subscriptions = tuple(subscriptions)
+        self._ids: tuple[str, ...] | None = None
+        self._json: bytes | None = None
+
+    @property
+    def ids(self) -> tuple[str, ...]:
+        """The distinct subscription ids in a stable order."""
+        if self._ids is None:
+            self._ids = tuple(sorted({each.subscription_id for each in self.subscriptions}))
+        return self._ids
+
+    @property
+    def json(self) -> bytes:
+        """The same as a JSON array."""
+        if self._json is None:
+            self._json = b'["%s"]' % '","'.join(self.ids).encode()
+        return self._json
 
 
 Cells = dict[str, tuple[bytes | None, int]]
 """By column: the raw value and its type's OID when the row was written."""
-
-
-class Candidate(msgspec.Struct, frozen=True, eq=False):
-    """A change as a change of one table that has subscribers: its own, or a partitioned table above it."""
-
-    change: Change
-    oid: int
-    groups: tuple[Group, ...]
-    leaving: tuple[Group, ...] = ()
-    """For an UPDATE, with `events: {leave: true}`: those who would hear of a DELETE."""
 
 
 class Undecided(msgspec.Struct, frozen=True):
@@ -71,7 +89,7 @@ class Audience(msgspec.Struct, frozen=True, eq=False):
 
     rights: Rights
     selected: tuple[str, ...] | None
-    subscriptions: tuple[Subscription, ...]
+    members: Members
     error: str | None = None
     """BAD_REQUEST or UNAUTHORIZED: the event holds no row."""
     old_whole: bool = True
@@ -85,46 +103,67 @@ class Judged(msgspec.Struct, eq=False):
 
     change: Change
     table: Table
-    new: Cells
-    """The new row, completed from a full old row where the stream left values out; empty for a DELETE."""
-    old: Cells
-    audiences: list[Audience]
-    undecided: list[Undecided]
+    audiences: list[Audience] = []
+    undecided: list[Undecided] = []
+    _new: Cells | None = None
+    _old: Cells | None = None
 
+    @property
+    def new(self) -> Cells:
+        """The new row by column; empty for a DELETE."""
+        if self._new is None:
+            self._new = {} if self.change.new is None else cells(self.change.new)
+            if self.is_completed:
+                self._new = {**self.old, **self._new}
+        return self._new
 
-def cells(change: Change, table: Table) -> tuple[Cells, Cells]:
-    """The new and the old row by column; what the stream left out of the new one comes from a full old one."""
-    old: Cells = {}
-    new: Cells = {}
-    if change.old is not None:
-        old = dict(
-            zip(change.old.shape.names, zip(change.old.values, change.old.shape.types, strict=True), strict=True)
+    @property
+    def old(self) -> Cells:
+        """The identity columns before the change."""
+        if self._old is None:
+            self._old = {} if self.change.old is None else cells(self.change.old)
+        return self._old
+
+    @property
+    def is_completed(self) -> bool:
+        """What the stream left out of the new row comes from the old one, which is known as a whole."""
+        change = self.change
+        return (
+            change.kind == UPDATE
+            and change.new is not None
+            and len(change.new.values) < len(self.table.columns)
+            and is_full(change, self.table)
         )
-    if change.new is not None:
-        new = dict(
-            zip(change.new.shape.names, zip(change.new.values, change.new.shape.types, strict=True), strict=True)
-        )
-        if change.kind == UPDATE and len(new) < len(table.columns) and is_full(change, table):
-            new = {**old, **new}
-    return new, old
 
 
-def line_of(table: Table, row: Cells, codec: Codec) -> str:
-    """The row as the text of a composite value of the table's type, NULL where a column is not carried."""
-    return record_literal(
-        [
-            None if (cell := row.get(name)) is None or cell[0] is None else codec.text(cell[0], cell[1])
-            for name in table.names
-        ]
-    )
+def cells(row: Row) -> Cells:
+    return dict(zip(row.shape.names, zip(row.values, row.shape.types, strict=True), strict=True))
+
+
+def line_of(table: Table, row: Cells, codec: Codec, columns: frozenset[str] | None = None) -> str:
+    """The row as the text of a composite value of the table's type, NULL where a column is not carried, or not one of
+    `columns`: what nobody reads need not be sent, and rows that differ in it alone are one."""
+    texts = []
+    for column in table.columns:
+        # A domain may refuse NULL.
+        if columns is None or column.name in columns or column.type_oid != column.base_oid:
+            raw, type_oid = row.get(column.name, (None, 0))
+            texts.append(None if raw is None else codec.text(raw, type_oid))
+        else:
+            texts.append(None)
+    return record_literal(texts)
 
 
 def missing_key(change: Change, table: Table) -> str | None:
     """A key column that an INSERT or UPDATE does not carry: then the change is not this table's. None: it fits."""
     if change.kind not in {INSERT, UPDATE}:
         return None
-    new, old = cells(change, table)
-    return next((name for name in table.key if name not in new and name not in old), None)
+    for name in table.key:
+        if (change.new is None or name not in change.new.shape.names) and (
+            change.old is None or name not in change.old.shape.names
+        ):
+            return name
+    return None
 
 
 def is_full(change: Change, table: Table) -> bool:

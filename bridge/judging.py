@@ -17,7 +17,8 @@ from bridge.catalog import Catalog, Lookup, Name
 from bridge.change import DELETE, TRUNCATE, UPDATE, Change, Commit, Message
 from bridge.errors import PoisonError
 from bridge.event import Event, Values
-from bridge.judged import Candidate, Judged, Subscription, Undecided, missing_key
+from bridge.judged import Judged, Subscription, Undecided, missing_key
+from bridge.pools import Candidate
 from bridge.rls import NotVisibleYet
 from bridge.sql import Connection, is_transient, translate
 from bridge.subscriptions import Subscriptions, Update, is_subscription_change
@@ -83,6 +84,7 @@ class Judging:
             raise translate(error, "judging changes") from error
 
     def _process(self, messages: Sequence[Message]) -> list[Output]:
+        self._subscriptions.purge()
         changes = [message for message in messages if isinstance(message, Change)]
         if not (len(self._subscriptions) or self._pending or any(map(is_subscription_change, changes))):
             changes = []
@@ -184,7 +186,7 @@ class Judging:
             leaving = self._subscriptions.groups(oid, DELETE) if self._leave and change.kind == UPDATE else ()
             if groups or leaving:
                 self._subscriptions.learn_name(change.schema, change.table, oid)
-                yield Candidate(change, oid, groups, leaving)
+                yield Candidate(change, oid, groups, self._subscriptions.version, leaving)
 
     # -- deciding --------------------------------------------------------------------------------------------------
 

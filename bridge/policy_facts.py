@@ -36,9 +36,12 @@ class PolicyFacts:
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
         self._known: dict[_Key, _Known] = {}
+        self.generation = 0
+        """Grows whenever what is known of functions, operators and types may have changed."""
         self._forget("")
 
     def _forget(self, version: str) -> None:
+        self.generation += 1
         self._version = version
         self._known.clear()
         self._functions: dict[str, tuple[Function, ...]] = {}

@@ -25,6 +25,11 @@ STATEMENT_TIMEOUT = "5s"
 LOCK_TIMEOUT = "1s"
 """Shorter than the other, so that waiting for a lock is told from a policy that is slow: it is retried."""
 
+SET_LIMITS = (
+    f"select set_config('statement_timeout', '{STATEMENT_TIMEOUT}', true),"
+    f" set_config('lock_timeout', '{LOCK_TIMEOUT}', true)"
+)
+
 SETTINGS = {"plan_cache_mode": "force_generic_plan"}
 """What the judging session needs besides FIXED_SETTINGS. Its search_path stays the login's own: policies may need it."""
 
@@ -56,6 +61,8 @@ class Answer(msgspec.Struct, frozen=True):
 
 
 Cursor = psycopg.Cursor[tuple[Any, ...]]
+
+BEGIN_JUDGING = "begin isolation level repeatable read, read only"
 
 
 class NotVisibleYet(Exception):
@@ -119,12 +126,9 @@ class Judge:
         connection = self._connection
         try:
             with connection.pipeline():
-                connection.execute("begin isolation level repeatable read, read only")
+                connection.execute(BEGIN_JUDGING)
                 snapshot = connection.execute("select pg_current_snapshot()::text")
-                connection.execute(
-                    f"select set_config('statement_timeout', '{STATEMENT_TIMEOUT}', true),"
-                    f" set_config('lock_timeout', '{LOCK_TIMEOUT}', true)"
-                )
+                connection.execute(SET_LIMITS)
                 asked = [self._send(question) for question in questions]
             row = snapshot.fetchone()
             if row is None or not all(map(Snapshot.parse(row[0]).contains, xids)):
@@ -133,7 +137,7 @@ class Judge:
             for question, (taken, cursor, after) in zip(questions, asked, strict=True):
                 taken.fetchone()
                 shown = frozenset(n - 1 for (n,) in cursor.fetchall())
-                _verify(question, after.fetchone())
+                verify(question.role, question.claims, after.fetchone())
                 answers.append(shown)
             return answers
         finally:
@@ -147,7 +151,7 @@ class Judge:
             (question.role, question.claims),
         )
         cursor = self._connection.execute(statement(question), (list(question.lines),))
-        return taken, cursor, self._connection.execute(_STATE)
+        return taken, cursor, self._connection.execute(STATE)
 
     def _may_take(self, role: str) -> None:
         """Raises SourceRefused where the login may not SET ROLE to it, NotVisibleYet where it has just been dropped."""
@@ -171,13 +175,15 @@ class Tampered(Exception):
     """A policy changed the role or the settings that it was run under."""
 
 
-_STATE = """select current_setting('role'), current_setting('request.jwt.claims', true),
-  current_setting('transaction_read_only'), current_setting('statement_timeout')"""
+STATE = """select current_setting('role'), current_setting('request.jwt.claims', true),
+  current_setting('transaction_read_only'), current_setting('statement_timeout'), pg_current_xact_id_if_assigned() is null"""
 
 
-def _verify(question: Question, state: tuple[object, ...] | None) -> None:
-    if state != (question.role, question.claims, "on", STATEMENT_TIMEOUT):
-        raise Tampered("a policy changed the role or the settings that it runs under")
+def verify(role: str, claims: str, state: tuple[object, ...] | None) -> None:
+    """Raises Tampered unless all is as it was set. A transaction id means that something was written: read-only, that can
+    only be a temporary table, as those with the claims are (key_tables.py)."""
+    if state != (role, claims, "on", STATEMENT_TIMEOUT, True):
+        raise Tampered("a policy changed the role or the settings that it runs under, or wrote to a temporary table")
 
 
 def statement(question: Question) -> sql.Composed:
@@ -190,10 +196,10 @@ def statement(question: Question) -> sql.Composed:
     table = sql.Identifier(question.table.schema, question.table.name)
     alias = sql.Identifier(question.table.name)
     if not any(policy.permissive for policy in question.policies):
-        return sql.SQL("select n::int4 from unnest(%s::text[]) with ordinality as r (line, n) where false").format()
+        return sql.SQL("select n::int4 from unnest(%b::text[]) with ordinality as r (line, n) where false").format()
     if not question.current:
         return sql.SQL(
-            "select r.n::int4 from unnest(%s::text[]) with ordinality as r (line, n)"
+            "select r.n::int4 from unnest(%b::text[]) with ordinality as r (line, n)"
             " where (select {condition} from unnest(array[r.line::{table}]) as {alias})"
         ).format(condition=combined(question.policies, expression_of), table=table, alias=alias)
 
@@ -208,7 +214,7 @@ def statement(question: Question) -> sql.Composed:
     )
     # Selecting from the table as the role applies its row security: so the current row is judged by PostgreSQL.
     return sql.SQL(
-        "select r.n::int4 from unnest(%s::text[]) with ordinality as r (line, n)"
+        "select r.n::int4 from unnest(%b::text[]) with ordinality as r (line, n)"
         " where exists (select from (select r.line::{table} as line offset 0) as x join {table} as now on {same}"
         " where {recorded})"
     ).format(

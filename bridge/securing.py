@@ -1,27 +1,32 @@
-"""Row level security over a batch: leave each share the subscriptions that may see the row that decides.
+"""Row level security over a batch: to which claims is the row that decides shown?
 
-Finds out as well how much of an UPDATE's old row may be shown. rls.py asks PostgreSQL.
+Finds out as well how much of an UPDATE's old row may be shown. Who asks PostgreSQL: joined.py for many claims at once
+where the policies allow it, rls.py for one at a time.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 from bridge.change import UPDATE
-from bridge.judged import Cells, Undecided, is_full, line_of
-from bridge.rls import Answer, Judge, Question
-from bridge.share import Share
+from bridge.inquiry import Inquiries, Inquiry, Way
+from bridge.joined import JoinedJudge
+from bridge.judged import Cells, is_full, line_of
+from bridge.rls import Judge
+from bridge.share import NOBODY, Share, members
 from bridge.table import Rights, Table
 from bridge.values import Codec
 
 _INEXACT = {700, 701, 1700}
 """float4, float8, numeric: wal2json writes their NaN and infinities as null."""
 
-Places = dict[str, tuple[int, int]]
-"""By claims: which question, and which of its lines."""
+Place = tuple[Inquiry, int]
+"""Which inquiry, and which of its lines."""
 
 
 class Securing:
-    def __init__(self, judge: Judge, codec: Codec, *, current: bool, lossy: bool) -> None:
+    def __init__(self, judge: Judge, joined: JoinedJudge | None, codec: Codec, *, current: bool, lossy: bool) -> None:
+        """Without `joined`, each claims value is asked for by itself."""
         self._judge = judge
+        self._joined = joined
         self._codec = codec
         self._current = current
         """``judge: current``."""
@@ -29,39 +34,55 @@ class Securing:
         """The plugin is wal2json: a null may have been NaN or an infinity."""
 
     def apply(self, shares: Sequence[Share]) -> None:
-        questions = _Questions()
-        waiting: list[tuple[Share, Places | None, Places | None]] = []
+        inquiries = Inquiries()
+        waiting: list[tuple[Share, Place | None, Place | None]] = []
         for share in shares:
-            if share.rights.subject and share.subscriptions:
+            if share.rights.subject and share.buckets:
                 share.old_whole = False
-                waiting.append((share, *self._questions_of(share, questions)))
+                waiting.append((share, *self._questions_of(share, inquiries)))
+        if not waiting:
+            return
         xids = {share.judged.change.transaction.xid for share, _, _ in waiting}
-        answers = self._judge.ask(questions.build(), xids)
+        if self._joined is not None:
+            self._joined.answer(inquiries.as_recorded(), xids)
+        inquiries.answer(self._judge, xids)
         for share, decisive, old in waiting:
-            _take(share, answers, decisive, old)
+            if decisive is not None:
+                inquiry, line = decisive
+                share.verdict = inquiry.verdict(line)
+            if old is not None:
+                self._may_show_old(share, old)
 
-    def _questions_of(self, share: Share, questions: "_Questions") -> tuple[Places | None, Places | None]:
+    def _may_show_old(self, share: Share, old: Place) -> None:
+        """The old row of an UPDATE is shown whole only where every subscription of the event was shown to see it: a new
+        owner must not get the previous owner's values."""
+        inquiry, line = old
+        verdict = inquiry.verdict(line)
+        share.old_whole = verdict.everyone or all(
+            verdict.shows(share.roster.claims_of(each)) for each in members(share).subscriptions
+        )
+
+    def _questions_of(self, share: Share, inquiries: Inquiries) -> tuple[Place | None, Place | None]:
         """Where the answers about the deciding row, and about an UPDATE's old row, will be found.
 
         A DELETE of which no whole old row is known, or whose policies only PostgreSQL itself can run, cannot be judged:
         it goes to all, with the primary key only.
         """
         change, table = share.judged.change, share.judged.table
-        claims = list(dict.fromkeys(each.claims for each in share.subscriptions))
         if share.is_delete and not (is_full(change, table) and _sayable(share.rights)):
             return None, None
-        decisive = self._ask(questions, share, share.row, claims)
+        decisive = self._ask(inquiries, share, share.row)
         if decisive is None:
-            share.subscriptions = []
+            share.verdict = NOBODY
             return None, None
         if share.is_delete:
             share.old_whole = True
             return decisive, None
         if change.kind == UPDATE and not share.by_old and not set(share.judged.old) <= set(table.key):
-            return decisive, self._ask(questions, share, share.judged.old, claims)
+            return decisive, self._ask(inquiries, share, share.judged.old)
         return decisive, None
 
-    def _ask(self, questions: "_Questions", share: Share, row: Cells, claims: Iterable[str]) -> Places | None:
+    def _ask(self, inquiries: Inquiries, share: Share, row: Cells) -> Place | None:
         """Put the question about a row; None: nobody may see it.
 
         Old rows are always judged as recorded: there is no current row for them.
@@ -70,7 +91,8 @@ class Securing:
         is_old = row is share.judged.old
         if not any(policy.permissive for policy in rights.policies) or not rights.usage:
             return None
-        absent = self._lacks(share, row)
+        needed = _needed(table, rights)
+        absent = self._lacks(table, needed, row)
         current = (self._current or not _sayable(rights)) and not is_old
         system = {name for policy in rights.policies for name in policy.system_columns}
         needs_current = bool(absent or system) or not _sayable(rights)
@@ -84,22 +106,21 @@ class Securing:
             if not current and not rights.whole_table and system - (set() if table.partitioned else {"tableoid"}):
                 return None
         # Where PostgreSQL judges the current row in place of the recorded one, they must be alike in what is judged.
-        same = frozenset() if self._current or not current else _needed(share) - absent
+        same = frozenset() if self._current or not current else needed - absent
         if not same <= rights.columns:
             return None
-        line = line_of(table, row, self._codec)
         lent = frozenset() if current else absent
-        return {
-            each: questions.add(table, rights, each, line, lent, current or needs_current, not current, same)
-            for each in claims
-        }
+        way = Way(lent, current or needs_current, not current, same)
+        read = needed.union(table.key) if current or needs_current else needed
+        return inquiries.place(share, way, line_of(table, row, self._codec, read))
 
-    def _lacks(self, share: Share, row: Cells) -> frozenset[str]:
+    def _lacks(self, table: Table, needed: frozenset[str], row: Cells) -> frozenset[str]:
         """The columns that the policies read and the row does not carry, or not for sure."""
-        needed = _needed(share)
+        if not self._lossy and needed <= row.keys():
+            return frozenset()
         return frozenset(
             column.name
-            for column in share.judged.table.columns
+            for column in table.columns
             if column.name in needed
             and (
                 column.name not in row or (self._lossy and row[column.name][0] is None and column.base_oid in _INEXACT)
@@ -111,65 +132,11 @@ def _sayable(rights: Rights) -> bool:
     return all(policy.sayable for policy in rights.policies)
 
 
-def _needed(share: Share) -> frozenset[str]:
+def _needed(table: Table, rights: Rights) -> frozenset[str]:
     """The columns that the policies read."""
+    if len(rights.policies) == 1 and not rights.policies[0].whole_row:
+        return rights.policies[0].columns
     needed: set[str] = set()
-    for policy in share.rights.policies:
-        needed |= set(share.judged.table.names) if policy.whole_row else policy.columns
+    for policy in rights.policies:
+        needed.update(table.names if policy.whole_row else policy.columns)
     return frozenset(needed)
-
-
-class _Questions:
-    """The batch's questions: one for each table, role, claims and way of judging; rows that are alike once."""
-
-    def __init__(self) -> None:
-        self._lines: list[dict[str, int]] = []
-        self._made: list[tuple[Table, Rights, str, frozenset[str], bool, bool, frozenset[str]]] = []
-        self._index: dict[tuple[int, str, str, frozenset[str], bool, bool, frozenset[str]], int] = {}
-
-    def add(
-        self,
-        table: Table,
-        rights: Rights,
-        claims: str,
-        line: str,
-        absent: frozenset[str],
-        current: bool,
-        record: bool,
-        same: frozenset[str],
-    ) -> tuple[int, int]:
-        """(which question, which of its lines)"""
-        key = (table.oid, rights.role, claims, absent, current, record, same)
-        at = self._index.get(key)
-        if at is None:
-            at = self._index[key] = len(self._made)
-            self._made.append((table, rights, claims, absent, current, record, same))
-            self._lines.append({})
-        lines = self._lines[at]
-        return at, lines.setdefault(line, len(lines))
-
-    def build(self) -> list[Question]:
-        return [
-            Question(table, rights.policies, rights.role, claims, tuple(lines), absent, current, record, same)
-            for (table, rights, claims, absent, current, record, same), lines in zip(
-                self._made, self._lines, strict=True
-            )
-        ]
-
-
-def _take(share: Share, answers: Sequence[Answer], decisive: Places | None, old: Places | None) -> None:
-    """Take the answers. The old row of an UPDATE is shown whole only where every subscription of the event was shown
-    to see it: a new owner must not get the previous owner's values."""
-    if decisive is not None:
-        passed = []
-        for subscription in share.subscriptions:
-            question, line = decisive[subscription.claims]
-            answer = answers[question]
-            if line in answer.undecided:
-                share.undecided.append(Undecided(subscription, f"policy: {answer.undecided[line]}"))
-            elif line in answer.shown:
-                passed.append(subscription)
-        share.subscriptions = passed
-    if old is not None:
-        found = [old[subscription.claims] for subscription in share.subscriptions]
-        share.old_whole = all(line in answers[question].shown for question, line in found)

@@ -89,7 +89,9 @@ class Session:
             Audiences(
                 catalog,
                 Filtering(Comparer(self.connection), codec),
-                Securing(Judge(self._judging_connection), codec, current=settings.judge == "current", lossy=lossy),
+                Securing(
+                    Judge(self._judging_connection), None, codec, current=settings.judge == "current", lossy=lossy
+                ),
             ),
             ValueMaker(self.connection, codec, settings.max_record_bytes),
             self.subscriptions,

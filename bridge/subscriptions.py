@@ -11,7 +11,8 @@ from typing import Any
 import msgspec
 
 from bridge.change import DELETE, TRUNCATE, Change, Kind
-from bridge.judged import Filter, Group, Subscription
+from bridge.judged import Filter, Subscription
+from bridge.pools import Bucket, Claims, Group, Pool, Roster
 from bridge.sql import Connection
 from bridge.values import Codec
 
@@ -66,32 +67,53 @@ class Removal(msgspec.Struct, frozen=True):
 Update = Subscription | Removal
 """A row as it is after a change, or that it is gone."""
 
+_Place = tuple[int, tuple[str, ...] | None, str]
+"""Of a pool within its table: role, selected columns, action."""
+
+
+class _Entry(msgspec.Struct, frozen=True, eq=False):
+    """Where a subscription stands."""
+
+    subscription: Subscription
+    roster: Roster
+    claims: Claims
+    pool: Pool
+    bucket: Bucket
+
 
 class Subscriptions:
-    """All subscriptions, found by table and action."""
+    """All subscriptions, found by table and action.
+
+    While a batch is judged the transactions in it take effect one after the other: `version` counts them, and what
+    ends keeps its place until the next batch begins (`purge`).
+    """
 
     def __init__(self) -> None:
-        self._by_id: dict[int, Subscription] = {}
-        self._by_entity: dict[int, dict[int, Subscription]] = {}
-        self._groups: dict[tuple[int, Kind], tuple[Group, ...]] = {}
+        self.version = 0
+        self._clear()
         self._names: dict[tuple[str, str], set[int]] = {}
+
+    def _clear(self) -> None:
+        self._by_id: dict[int, _Entry] = {}
+        self._pools: dict[int, dict[_Place, Pool]] = {}
+        self._rosters: dict[int, Roster] = {}
+        self._groups: dict[tuple[int, Kind], tuple[Group, ...]] = {}
+        self._ended: list[_Entry] = []
 
     def __len__(self) -> int:
         return len(self._by_id)
 
     def entities(self) -> Iterable[int]:
         """OIDs of the subscribed tables."""
-        return self._by_entity.keys()
+        return self._pools.keys()
 
     def tables(self) -> list[tuple[str, str]]:
         """The subscribed tables' names (schema, table), as far as they are known."""
-        return sorted(name for name, entities in self._names.items() if entities & self._by_entity.keys())
+        return sorted(name for name, entities in self._names.items() if entities & self._pools.keys())
 
     def load(self, connection: Connection) -> None:
         """Read them all. Called before streaming starts."""
-        self._by_id.clear()
-        self._by_entity.clear()
-        self._groups.clear()
+        self._clear()
         for row in connection.execute(_LOAD, {"ids": None}).fetchall():
             self._put(self._read_row(row))
 
@@ -106,17 +128,35 @@ class Subscriptions:
             each
             for entity in entities
             for group in self.groups(entity, kind)
-            for _, selection in group.selections
-            for each in selection
+            for _, pools in group.selections
+            for pool in pools
+            for bucket in pool.buckets()
+            for each in bucket.everyone(self.version).subscriptions
         ]
 
     def groups(self, entity: int, kind: Kind) -> tuple[Group, ...]:
         """The subscriptions for a table and an action, by role and selected columns."""
         known = self._groups.get((entity, kind))
         if known is None:
-            wanted = [each for each in self._by_entity.get(entity, {}).values() if each.action in {"*", kind}]
-            known = self._groups[entity, kind] = _grouped(wanted)
+            pools = self._pools.get(entity, {})
+            wanted = {place: pool for place, pool in pools.items() if place[2] in {"*", kind}}
+            known = self._groups[entity, kind] = self._grouped(wanted)
         return known
+
+    def _grouped(self, wanted: dict[_Place, Pool]) -> tuple[Group, ...]:
+        by_role: dict[int, dict[tuple[str, ...] | None, list[Pool]]] = {}
+        for (role, selected, _), pool in wanted.items():
+            by_role.setdefault(role, {}).setdefault(selected, []).append(pool)
+        return tuple(
+            Group(
+                self._rosters[role],
+                tuple(
+                    (selected, tuple(selections[selected]))
+                    for selected in sorted(selections, key=lambda names: (names is not None, ",".join(names or ())))
+                ),
+            )
+            for role, selections in by_role.items()
+        )
 
     def read(self, connection: Connection, changes: Sequence[Change], codec: Codec) -> list[Update | None]:
         """What each change to realtime.subscription means, if anything; `apply` lets it take effect, at its commit."""
@@ -147,50 +187,59 @@ class Subscriptions:
 
     def apply(self, updates: Iterable[Update]) -> None:
         """Let the changes of one transaction take effect."""
+        self.version += 1
         for update in updates:
             if isinstance(update, Subscription):
-                self._remove(update.id)
+                self._end(update.id)
                 self._put(update)
             elif update.id is not None:
-                self._remove(update.id)
+                self._end(update.id)
             else:
-                self._by_id.clear()
-                self._by_entity.clear()
-                self._groups.clear()
+                for identifier in list(self._by_id):
+                    self._end(identifier)
+
+    def purge(self) -> None:
+        """Forget what has ended. Called when no change of an earlier version is left to be decided."""
+        for entry in self._ended:
+            self._take_out(entry)
+        self._ended.clear()
+        for roster in self._rosters.values():
+            roster.compact()
 
     def _put(self, subscription: Subscription) -> None:
-        self._by_id[subscription.id] = subscription
-        self._by_entity.setdefault(subscription.entity, {})[subscription.id] = subscription
-        self._forget_groups(subscription.entity)
+        subscription.since = self.version
+        place = (subscription.role, subscription.selected, subscription.action)
+        pools = self._pools.setdefault(subscription.entity, {})
+        roster = self._rosters.setdefault(subscription.role, Roster(subscription.role))
+        pool = pools.get(place)
+        if pool is None:
+            pool = pools[place] = Pool()
+            self._forget_groups(subscription.entity)
+        claims = roster.enter(subscription.claims)
+        bucket = pool.add(claims, subscription)
+        self._by_id[subscription.id] = _Entry(subscription, roster, claims, pool, bucket)
 
-    def _remove(self, identifier: int) -> None:
-        known = self._by_id.pop(identifier, None)
-        if known is not None:
-            remaining = self._by_entity[known.entity]
-            del remaining[identifier]
-            if not remaining:
-                del self._by_entity[known.entity]
-            self._forget_groups(known.entity)
+    def _end(self, identifier: int) -> None:
+        entry = self._by_id.pop(identifier, None)
+        if entry is not None:
+            entry.subscription.until = self.version
+            entry.bucket.touch(self.version)
+            self._ended.append(entry)
+
+    def _take_out(self, entry: _Entry) -> None:
+        subscription = entry.subscription
+        entry.pool.remove(entry.bucket, entry.claims, subscription)
+        entry.roster.leave(entry.claims)
+        if not entry.pool:
+            pools = self._pools[subscription.entity]
+            del pools[subscription.role, subscription.selected, subscription.action]
+            if not pools:
+                del self._pools[subscription.entity]
+            self._forget_groups(subscription.entity)
 
     def _forget_groups(self, entity: int) -> None:
         for kind in ("INSERT", "UPDATE", "DELETE"):
             self._groups.pop((entity, kind), None)
-
-
-def _grouped(subscriptions: Iterable[Subscription]) -> tuple[Group, ...]:
-    by_role: dict[int, dict[tuple[str, ...] | None, list[Subscription]]] = {}
-    for each in subscriptions:
-        by_role.setdefault(each.role, {}).setdefault(each.selected, []).append(each)
-    return tuple(
-        Group(
-            role,
-            tuple(
-                (selected, tuple(selections[selected]))
-                for selected in sorted(selections, key=lambda names: (names is not None, ",".join(names or ())))
-            ),
-        )
-        for role, selections in by_role.items()
-    )
 
 
 def _texts(change: Change, codec: Codec) -> dict[str, str | None] | None:

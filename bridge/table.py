@@ -60,10 +60,11 @@ class Table(msgspec.Struct, frozen=True, eq=False):
     """Its rows are those of its partitions."""
     key_equals: tuple[str, ...] = ()
     """The equality operator of each key column's index, as ``OPERATOR(schema.=)``."""
+    names: tuple[str, ...] = ()
+    """Of the columns."""
 
-    @property
-    def names(self) -> tuple[str, ...]:
-        return tuple(column.name for column in self.columns)
+    def __post_init__(self) -> None:
+        msgspec.structs.force_setattr(self, "names", tuple(column.name for column in self.columns))
 
 
 class Policy(msgspec.Struct, frozen=True):

@@ -6,14 +6,18 @@ import msgspec
 import psycopg
 from psycopg import sql
 
+from bridge.change import Row, Shape
 from bridge.event import Values
-from bridge.judged import Cells, Judged, line_of
+from bridge.judged import Cells, Judged, cells, line_of
 from bridge.sql import Connection, is_transient
 from bridge.table import Table
-from bridge.values import Codec, size_text
+from bridge.values import Codec, Converter, size_text
 
 Converters = dict[str, tuple[int, Callable[[bytes], bytes | None] | None]]
 """By column: its type's OID, and the codec's converter."""
+
+
+_CACHED = 10_000
 
 
 class Unfit(msgspec.Struct, frozen=True):
@@ -37,23 +41,65 @@ class ValueMaker:
         self._codec = codec
         self._max_record_bytes = max_record_bytes
         self._converters: dict[int, tuple[Table, Converters]] = {}
+        self._shapes: dict[Shape, tuple[Table, tuple[Converter | None, ...] | None]] = {}
+        """The converters of a shape's columns; None: one of them is not the table's, or of another type."""
 
     def make(self, rows: Sequence[Judged]) -> list[Values | Unfit]:
         """For each judged change the JSON of its values."""
         wanted: list[_Wanted] = []
-        made: list[tuple[dict[str, bytes], dict[str, bytes], list[_Wanted]]] = []
+        made: list[tuple[Values, list[_Wanted]]] = []
         for judged in rows:
             own: list[_Wanted] = []
-            needed = any(audience.error is None for audience in judged.audiences)
-            new, old = (self._row(judged.table, cells, own) if needed else {} for cells in (judged.new, judged.old))
-            made.append((new, old, own))
-            wanted.extend(own)
-        refused = self._ask(wanted)
+            large = self._is_large(judged)
+            new: dict[str, bytes] = {}
+            old: dict[str, bytes] = {}
+            if any(audience.error is None for audience in judged.audiences):
+                if judged.is_completed:
+                    new = self._row(judged.table, judged.new, own)
+                elif judged.change.new is not None:
+                    new = self._quick_row(judged.table, judged.change.new, own)
+                if judged.change.old is not None:
+                    old = self._quick_row(judged.table, judged.change.old, own)
+            made.append((Values(new, old, large), own))
+            wanted += own
+        refused = self._ask(wanted) if wanted else {}
+        if not refused:
+            return [values for values, _ in made]
         results: list[Values | Unfit] = []
-        for judged, (new, old, own) in zip(rows, made, strict=True):
+        for values, own in made:
             reason = next((refused[id(each)] for each in own if id(each) in refused), None)
-            results.append(Unfit(reason) if reason is not None else Values(new, old, self._is_large(judged)))
+            results.append(values if reason is None else Unfit(reason))
         return results
+
+    def _quick_row(self, table: Table, row: Row, wanted: list[_Wanted]) -> dict[str, bytes]:
+        """`_row` of what the stream carries, with what is the same for all rows of a shape decided once."""
+        known = self._shapes.get(row.shape)
+        if known is None or known[0] is not table:
+            if len(self._shapes) >= _CACHED:
+                self._shapes.clear()
+            converters = self._converters_of(table)
+            found = [converters.get(name) for name in row.shape.names]
+            usable = all(each is not None and each[0] == oid for each, oid in zip(found, row.shape.types, strict=True))
+            known = self._shapes[row.shape] = (table, tuple(each[1] for each in found if each) if usable else None)
+        converts = known[1]
+        if converts is None:
+            return self._row(table, cells(row), wanted)
+        made: dict[str, bytes] = {}
+        asked: list[str] = []
+        for name, convert, raw in zip(row.shape.names, converts, row.values, strict=True):
+            if raw is None:
+                made[name] = b"null"
+            elif convert is None:
+                made[name] = raw
+            else:
+                value = convert(raw)
+                if value is None:
+                    asked.append(name)
+                else:
+                    made[name] = value
+        if asked:
+            wanted.append(_Wanted(table, line_of(table, cells(row), self._codec), asked, made))
+        return made
 
     def _row(self, table: Table, cells: Cells, wanted: list[_Wanted]) -> dict[str, bytes]:
         found: dict[str, bytes] = {}
@@ -113,7 +159,7 @@ class ValueMaker:
         """All rows of a table at once; where one is refused, by halves."""
         table = group[0].table
         query = sql.SQL(
-            "select to_jsonb(w.line::{})::text from unnest(%s::text[]) with ordinality as w (line, n) order by w.n"
+            "select to_jsonb(w.line::{})::text from unnest(%b::text[]) with ordinality as w (line, n) order by w.n"
         ).format(sql.Identifier(table.schema, table.name))
         self._connection.execute("savepoint making_values")
         try:

@@ -18,6 +18,9 @@ from bridge.table import Column, JsonKind
 Converter = Callable[[bytes], bytes | None]
 
 _BOOL, _BYTEA, _FLOATS = 16, 17, {700, 701}
+_INTEGERS = {20, 21, 23}
+_PLAIN = {1082, 2950}
+"""date and uuid: their text needs no escapes."""
 _QUOTE = 0x22
 _encode = msgspec.json.Encoder().encode
 _decode_text = msgspec.json.Decoder(str).decode
@@ -68,6 +71,10 @@ def _timestamptz_json(text: bytes) -> bytes | None:
     return b'"%s"' % text if text in {b"infinity", b"-infinity"} else None
 
 
+def _quoted(text: bytes) -> bytes:
+    return b'"%s"' % text
+
+
 def _jsonb_json(text: bytes) -> bytes:
     return text
 
@@ -92,7 +99,11 @@ class PgOutputCodec:
     """pgoutput gives the text of each type's output function."""
 
     def json_converter(self, column: Column, type_oid: int) -> Converter | None:
-        return _BY_KIND[column.json_kind] if type_oid == column.type_oid else _ask
+        if type_oid != column.type_oid:
+            return _ask
+        if column.base_oid in _INTEGERS:
+            return None
+        return _quoted if column.base_oid in _PLAIN else _BY_KIND[column.json_kind]
 
     def text(self, raw: bytes, type_oid: int) -> str:
         return raw.decode()
@@ -166,10 +177,7 @@ def record_literal(values: Iterable[str | None]) -> str:
     return "(" + ",".join("" if value is None else _in_quotes(value) for value in values) + ")"
 
 
-def array_literal(values: Iterable[str | None]) -> str:
-    """PostgreSQL's input syntax of a one-dimensional array; None: NULL."""
-    return "{" + ",".join("NULL" if value is None else _in_quotes(value) for value in values) + "}"
-
-
 def _in_quotes(value: str) -> str:
+    if value.isalnum():
+        return value
     return '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'

@@ -1,7 +1,7 @@
 """Writes events as the wire contract has them (docs/events.md). Pure.
 
 What many events share is made once: per transaction its ids and times (`_Moment`), per table, role and selection the
-columns and names (`_View`), per audience its list of subscription ids.
+columns and names (`_View`), per audience its list of subscription ids (`Members`).
 """
 
 import json
@@ -10,15 +10,19 @@ from datetime import datetime
 
 import msgspec
 
-from bridge.change import DELETE, UPDATE, Change, Kind, Transaction
+from bridge.change import DELETE, INSERT, UPDATE, Change, Kind, Transaction
 from bridge.event import PAYLOAD_TOO_LARGE, SMALL_VALUE_BYTES, Event, Json, Values, json_text, short_hash
-from bridge.judged import Audience, Judged, Subscription, Undecided
+from bridge.judged import Audience, Judged, Undecided
 from bridge.lsn import Identity, format_lsn
 from bridge.naming import escape
 from bridge.table import Table
 from bridge.values import Codec
 
 _CACHED = 10_000
+
+_SUBSCRIBED = {
+    flag: b'},"is_rls_enabled":%s,"subscription_ids":' % text for flag, text in ((True, b"true"), (False, b"false"))
+}
 
 Members = tuple[tuple[str, bytes], ...]
 """Column names, each with its JSON text and a colon."""
@@ -37,8 +41,11 @@ class _View(msgspec.Struct, frozen=True):
     """What a role and a selection see of a table."""
 
     table: Table
+    heads: dict[str, bytes]
+    """By kind: the beginning of the value."""
     columns: bytes
-    """Their list as JSON: attnum order, those that the role may SELECT, and of those the selected and the key."""
+    """The rest of the timestamp, then the columns as JSON: attnum order, those that the role may SELECT, and of those the
+    selected and the key."""
     members: Members
     key_members: Members
     """Of these the primary key's."""
@@ -58,7 +65,6 @@ class EventWriter:
         self._identity = identity
         self._moment: _Moment | None = None
         self._views: dict[tuple[int, str, frozenset[str], tuple[str, ...] | None], _View] = {}
-        self._tails: dict[tuple[Subscription, ...], tuple[tuple[str, ...], bytes]] = {}
 
     def change_id(self, change: Change, schema: str, table: str) -> str:
         """The id of a change of a table, without a role: a dead letter's."""
@@ -73,7 +79,6 @@ class EventWriter:
         change, table = judged.change, judged.table
         moment = self._moment_of(change.transaction)
         view = self._view(table, audience)
-        subscription_ids, listed = self._tail(audience.subscriptions)
         kind: Kind = DELETE if audience.leave else change.kind
         event_id = f"{moment.id_head}/{change.lsn:016X}/{change.seq:08X}/{view.id_tail}"
         if audience.leave:
@@ -90,26 +95,23 @@ class EventWriter:
         ]
         if audience.leave:
             headers.append(("leave", "true"))
-        parts = [
-            b'{"wal":{"schema":%s,"table":%s,"type":"%s"' % (_name(table.schema), _name(table.name), kind.encode())
-        ]
+        parts = [view.heads[kind]]
         key, error = None, audience.error
         if error is None:
-            parts.append(b',"commit_timestamp":"%sZ","columns":%s' % (moment.timestamp, view.columns))
+            parts += (b',"commit_timestamp":"', moment.timestamp, view.columns)
             if kind != DELETE:
-                parts.append(b',"record":' + _object(values.new, view.members, values.large, table))
+                parts += (b',"record":', _object(values.new, view.members, values.large, table))
             if change.old is not None:
                 members = view.members if audience.old_whole else view.key_members
-                parts.append(b',"old_record":' + _object(values.old, members, values.large, table))
+                parts += (b',"old_record":', _object(values.old, members, values.large, table))
             if values.large:
                 error = PAYLOAD_TOO_LARGE
             if view.shows_key:
                 key = event_key(table, values, kind)
             if kind == UPDATE and len(values.new) < len(table.columns):
                 headers.extend(_left_out(table, view, values))
-        parts.append(b'},"is_rls_enabled":%s,' % (b"true" if audience.rights.rls_enabled else b"false"))
-        parts.append(listed)
-        parts.append(b'"errors":[]}' if error is None else b'"errors":["%s"]}' % error.encode())
+        parts += (_SUBSCRIBED[audience.rights.rls_enabled], audience.members.json)
+        parts.append(b',"errors":[]}' if error is None else b',"errors":["%s"]}' % error.encode())
         return Event(
             event_id,
             table.schema,
@@ -118,7 +120,7 @@ class EventWriter:
             key,
             b"".join(parts),
             headers,
-            subscription_ids,
+            audience.members.ids,
             moment.seconds,
         )
 
@@ -146,12 +148,15 @@ class EventWriter:
                 if column.name in rights.columns
                 and (selected is None or column.name in selected or column.name in table.key)
             ]
+            names = (_name(table.schema).replace(b"%", b"%%"), _name(table.name).replace(b"%", b"%%"))
+            head = b'{"wal":{"schema":%s,"table":%s,"type":"%%s"' % names
             listed = b",".join(b'{"name":%s,"type":%s}' % (_name(each.name), _name(each.type_name)) for each in wanted)
             members = tuple((each.name, _name(each.name) + b":") for each in wanted)
             suffix = "" if selected is None else "+" + short_hash(selected)
             view = _View(
                 table,
-                b"[%s]" % listed,
+                {kind: head % kind.encode() for kind in (INSERT, UPDATE, DELETE)},
+                b'Z","columns":[%s]' % listed,
                 members,
                 tuple(member for member in members if member[0] in table.key),
                 set(table.key) <= rights.columns,
@@ -163,17 +168,6 @@ class EventWriter:
                 self._views.clear()
             self._views[cache_key] = view
         return view
-
-    def _tail(self, subscriptions: tuple[Subscription, ...]) -> tuple[tuple[str, ...], bytes]:
-        """The distinct subscription ids in a stable order, and as JSON."""
-        made = self._tails.get(subscriptions)
-        if made is None:
-            ids = tuple(sorted({each.subscription_id for each in subscriptions}))
-            made = (ids, b'"subscription_ids":["%s"],' % '","'.join(ids).encode())
-            if len(self._tails) >= _CACHED:
-                self._tails.clear()
-            self._tails[subscriptions] = made
-        return made
 
     def dead_letter(
         self,
@@ -245,15 +239,19 @@ def event_key(table: Table, values: Values, kind: Kind) -> bytes | None:
     for names in (table.key, table.identity_columns if table.identity == "i" else ()):
         found = [first[name] if name in first else second.get(name) for name in names]
         if names and None not in found:
-            return b"{%s}" % b",".join(
-                _name(name) + b":" + value for name, value in zip(names, found, strict=True) if value
-            )
+            pairs = [b"%s:%s" % (_name(name), value) for name, value in zip(names, found, strict=True)]
+            return b"{%s}" % b",".join(pairs)
     return None
 
 
 def _object(row: Json, members: Members, large: bool, table: Table) -> bytes:
     """The row's visible columns as a JSON object; of a large change the key's and the small ones only."""
     if not large:
+        if len(row) == len(members):
+            try:
+                return b"{%s}" % b",".join([label + row[name] for name, label in members])
+            except KeyError:  # as many, but others
+                pass
         return b"{%s}" % b",".join([label + row[name] for name, label in members if name in row])
     return b"{%s}" % b",".join(
         [

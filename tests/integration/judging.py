@@ -10,8 +10,10 @@ from bridge.change import Message
 from bridge.event import Event
 from bridge.filtering import Filtering
 from bridge.filters import Comparer
+from bridge.joined import JoinedJudge
 from bridge.judging import Judging
 from bridge.lsn import Identity
+from bridge.policy_facts import PolicyFacts
 from bridge.rls import SETTINGS as JUDGING_SETTINGS
 from bridge.rls import Judge
 from bridge.securing import Securing
@@ -24,8 +26,9 @@ from tests.streams import Streams
 
 
 class Stages:
-    def __init__(self, judging: Judging, subscriptions: Subscriptions) -> None:
+    def __init__(self, judging: Judging, subscriptions: Subscriptions, joined: JoinedJudge | None) -> None:
         self._judging = judging
+        self.joined = joined
         self.subscriptions = subscriptions
 
     def events(self, messages: Sequence[Message]) -> list[Event]:
@@ -33,15 +36,33 @@ class Stages:
 
 
 @contextlib.contextmanager
-def stages(database: Database, plugin: str, *, leave: bool = False, loaded: bool = True) -> Iterator[Stages]:
-    """With the subscriptions that there are now, or none."""
+def stages(
+    database: Database,
+    plugin: str,
+    *,
+    leave: bool = False,
+    loaded: bool = True,
+    join_from: int | None = 1,
+    few: int = 64,
+) -> Iterator[Stages]:
+    """With the subscriptions that there are now, or none. Row security as a join from so many claims on (None: never), and
+    with all claims of a role where those of a row are more than `few`."""
     codec = Streams.CODECS[plugin]
     with connect(database.dsn, CATALOG_SETTINGS) as source, connect(database.dsn, JUDGING_SETTINGS) as judge:
         catalog = Catalog(source)
+        joined = None
+        if join_from is not None:
+            joined = JoinedJudge(judge, PolicyFacts(source), join_from=join_from, few=few)
         audiences = Audiences(
             catalog,
             Filtering(Comparer(source), codec),
-            Securing(Judge(judge), codec, current=False, lossy=plugin == "wal2json"),
+            Securing(
+                Judge(judge),
+                joined,
+                codec,
+                current=False,
+                lossy=plugin == "wal2json",
+            ),
         )
         subscriptions = Subscriptions()
         if loaded:
@@ -58,4 +79,4 @@ def stages(database: Database, plugin: str, *, leave: bool = False, loaded: bool
             leave=leave,
             wait=lambda _: None,
         )
-        yield Stages(judging, subscriptions)
+        yield Stages(judging, subscriptions, joined)

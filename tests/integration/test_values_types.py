@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from bridge.catalog import Catalog
 from bridge.event import Values
-from bridge.judged import Audience, Judged, cells
+from bridge.judged import Audience, Judged, Members
 from bridge.table import Rights, Table
 from bridge.valuemaker import ValueMaker
 from tests.servers.postgres import Database
@@ -141,7 +141,7 @@ def parsed(text: bytes) -> Any:
 
 def judged(change: Any, table: Table) -> Judged:
     rights = Rights("r", False, False, True, frozenset(table.names), True, ())
-    return Judged(change, table, *cells(change, table), [Audience(rights, None, ())], [])
+    return Judged(change, table, [Audience(rights, None, Members(()))])
 
 
 @pytest.mark.parametrize("plugin", ["wal2json", "pgoutput"])

@@ -54,6 +54,10 @@ EXPRESSIONS = [
     "auth.uid() is not null",
     "level = any (array[1, 2]) and owner is not null",
     "(select count(*) from app.open) > 1",
+    "exists (select from app.friends f where f.room = docs.room and f.member = auth.uid())",
+    "room in (select f.room from app.friends f where f.member = (select auth.uid())) and not hidden",
+    "exists (select from app.friends f where f.member = auth.uid()) or owner = auth.uid()",
+    "owner is distinct from auth.uid() and level >= 1",
     "docs.owner = '10000000-0000-0000-0000-000000000000' and docs.level between 0 and 2",
 ]
 # For these the current row may have to stand in: a value too long to be in an UPDATE, a system column, names in a schema
@@ -85,6 +89,8 @@ create table private.members (like app.members);
 insert into private.members table app.members;
 alter table private.members enable row level security;
 create policy own on private.members using (member = auth.uid());
+create table app.friends (like app.members);
+insert into app.friends table app.members;
 create table app.open (room int);
 insert into app.open values (1), (2);
 create table app.docs (id int primary key, owner uuid, room int, level int, hidden bool not null, body text);
@@ -95,7 +101,7 @@ create function app.visible(doc app.docs) returns bool language sql immutable as
 create function private.rank(int) returns int language sql immutable return $1;
 create function private.joined(int) returns bool language plpgsql stable security definer
   as $$ begin return exists (select from private.members m where m.room = $1 and m.member = auth.uid()); end $$;
-grant select on app.members, private.members, app.open to public;
+grant select on app.members, private.members, app.open, app.friends to public;
 """
 
 
@@ -200,7 +206,7 @@ UPDATED = {0, 2, 4, 6}
 
 @pytest.mark.parametrize("plugin", ["wal2json", "pgoutput"])
 def test_an_event_reaches_exactly_those_to_whom_the_row_is_shown(database: Database, plugin: str, roles: None) -> None:
-    decided = seen = 0
+    decided = seen = joined = 0
     with Streams(database, [plugin]) as streams, database.connect() as looking:
         for seed in range(SCHEMAS):
             dice = random.Random(f"{plugin} {seed}")
@@ -216,7 +222,12 @@ def test_an_event_reaches_exactly_those_to_whom_the_row_is_shown(database: Datab
                 return {each: shown(looking, *whose) for each, whose in who.items()}
 
             streams.take(plugin)  # what has been so far is of no interest
-            with stages(database, plugin) as wired, database.connection.cursor() as cursor:
+            # Together and for each claims value by itself: all ways must give the same.
+            with (
+                stages(database, plugin, few=dice.choice([0, 64])) as wired,
+                stages(database, plugin, join_from=None) as simple,
+                database.connection.cursor() as cursor,
+            ):
                 cursor.executemany("insert into app.docs values (%s, %s, %s, %s, %s, %s)", inserted(dice))
                 first = look()
                 cursor.executemany(
@@ -224,9 +235,15 @@ def test_an_event_reaches_exactly_those_to_whom_the_row_is_shown(database: Datab
                     [(*row[1:5], row[0]) for row in inserted(dice) if row[0] in UPDATED],
                 )
                 second = look()
-                events = wired.events(streams.take(plugin))
-                cursor.execute("delete from app.docs")
-                events += wired.events(streams.take(plugin))
+                events = []
+                for step in ("", "delete from app.docs"):
+                    cursor.execute(step)
+                    messages = streams.take(plugin)
+                    made = wired.events(messages)
+                    assert made == simple.events(messages), f"seed {seed}, {plugin}"
+                    events += made
+                assert wired.joined is not None
+                joined += wired.joined.rows
 
             got: dict[tuple[str, str], set[int]] = {}
             for event in events:
@@ -276,6 +293,7 @@ def test_an_event_reaches_exactly_those_to_whom_the_row_is_shown(database: Datab
                 decided += 8
     # Neither all shown nor all hidden: the comparison says something.
     assert decided * 0.1 < seen < decided * 0.9
+    assert joined > decided * 0.05, "the join has had its part"
 
 
 def compare(got: set[int], expected: set[int], exact: bool, everything: bool, changed: set[int], place: str) -> None:

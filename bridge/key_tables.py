@@ -1,0 +1,213 @@
+"""The claims as tables, for joins: what policies ask of a subscriber's claims, evaluated once for each claims value.
+
+A temporary table of the judging session for each role and list of keys (joining.py), filled as subscribers come. Keys
+depend on the claims alone, so their values stay right as long as the policies' functions do. The keys are evaluated as the role, read-only, like policies; only the tables themselves are written as
+the login.
+"""
+
+import itertools
+import time
+from collections.abc import Sequence
+from typing import Final
+
+import psycopg
+from psycopg import sql
+
+from bridge.pools import Claims, Roster
+from bridge.purity import KEY_TYPE_NAMES
+from bridge.rls import BEGIN_JUDGING
+from bridge.sql import Connection, first_line, is_transient
+
+CHUNK: Final = 10_000
+FREEZE_SECONDS: Final = 3600.0
+"""Autovacuum does not come to temporary tables, and what is never frozen holds back the whole database in the end."""
+
+ID: Final = "_walrus_id"
+KEY: Final = "_walrus_key_"
+
+
+class NoTable(Exception):
+    """The claims cannot be put into a table. The message is for operators."""
+
+
+class KeyTable:
+    """One role's claims with their keys. Numbers are those of the role's roster."""
+
+    def __init__(self, name: str, types: Sequence[str]) -> None:
+        self.name = name
+        self.types = types
+        self.generation = -1
+        self.known = 0
+        """How many of the roster's claims have been looked at."""
+        self.analyzed = 0
+        self.apart: set[int] = set()
+        """Claims for which a key raised: they are not in the table."""
+        self.frozen_at = time.monotonic()
+
+    @property
+    def identifier(self) -> sql.Identifier:
+        return sql.Identifier("pg_temp", self.name)
+
+
+class KeyTables:
+    """Those of the judging session."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._numbers = itertools.count(1)
+        self._tables: dict[tuple[str, tuple[str, ...]], KeyTable | NoTable] = {}
+        self._generation = 0
+
+    def current(self, role: str, roster: Roster, keys: tuple[str, ...], generation: int) -> KeyTable:
+        """The table with all claims of the roster in it.
+
+        With another `generation` of the policies' functions nothing that was evaluated counts any more. Raises
+        NoTable where the login or the role cannot have it; psycopg.Error where it is transient.
+        """
+        if generation != self._generation:
+            self._drop_all()
+            self._generation = generation
+        key = (role, keys)
+        table = self._tables.get(key)
+        if table is None:
+            table = self._tables[key] = self._made(role, keys)
+        if isinstance(table, NoTable):
+            raise table
+        try:
+            self._fill(table, role, roster)
+        except psycopg.Error as error:
+            if is_transient(error):
+                raise
+            raise NoTable(f"the claims cannot be put into a table: {first_line(error)}") from error
+        if time.monotonic() - table.frozen_at > FREEZE_SECONDS:
+            self._connection.execute(sql.SQL("vacuum (freeze) {}").format(table.identifier))
+            table.frozen_at = time.monotonic()
+        return table
+
+    def _drop_all(self) -> None:
+        for table in self._tables.values():
+            if isinstance(table, KeyTable):
+                self._connection.execute(
+                    sql.SQL("drop function if exists {name}(text[]); drop table if exists {name}").format(
+                        name=table.identifier
+                    )
+                )
+        self._tables.clear()
+
+    def _made(self, role: str, keys: tuple[str, ...]) -> KeyTable | NoTable:
+        name = f"_walrus_claims_{next(self._numbers)}"
+        try:
+            types = self._types(role, keys)
+            if unknown := sorted(set(types) - KEY_TYPE_NAMES):
+                return NoTable(
+                    f"a policy compares claims as {unknown[0]}, which is not one of PostgreSQL's plain types"
+                )
+            self._create(name, role, keys, types)
+        except psycopg.Error as error:
+            if is_transient(error):
+                raise
+            return NoTable(f"the claims cannot be put into a table: {first_line(error)}")
+        return KeyTable(name, types)
+
+    def _types(self, role: str, keys: tuple[str, ...]) -> list[str]:
+        """The keys' types, without evaluating any."""
+        connection = self._connection
+        try:
+            connection.execute(BEGIN_JUDGING)
+            connection.execute("select set_config('role', %s, true)", (role,))
+            cursor = connection.execute(_raw(f"select {', '.join(['null', *keys])} where false"))
+            found = [column.type_code for column in cursor.description or ()][1:]
+        finally:
+            if not connection.closed:
+                connection.execute("rollback")
+        rows = connection.execute(
+            "select format_type(t, -1) from unnest(%s::oid[]) with ordinality as w (t, n) order by n", (found,)
+        )
+        return [name for (name,) in rows]
+
+    def _create(self, name: str, role: str, keys: tuple[str, ...], types: Sequence[str]) -> None:
+        connection = self._connection
+        columns = ", ".join([f"{ID} int4 primary key", *(f"{KEY}{n} {each}" for n, each in enumerate(types))])
+        table = sql.Identifier("pg_temp", name)
+        with connection.transaction():
+            connection.execute("set transaction read write")
+            connection.execute(sql.SQL("create table {} ({})").format(table, _raw(columns)))
+            connection.execute(sql.SQL("grant select on {} to {}").format(table, sql.Identifier(role)))
+            connection.execute(_raw(_evaluator(name, keys)))
+            for number in range(len(types)):
+                try:
+                    with connection.transaction():
+                        column = sql.Identifier(f"{KEY}{number}")
+                        connection.execute(sql.SQL("create index on {} using hash ({})").format(table, column))
+                except psycopg.errors.UndefinedObject:  # a type without hashing: it is joined without an index
+                    continue
+
+    def _fill(self, table: KeyTable, role: str, roster: Roster) -> None:
+        """What the roster has that the table has not."""
+        connection = self._connection
+        if table.generation != roster.generation:
+            connection.execute(sql.SQL("truncate {}").format(table.identifier))
+            table.generation, table.known, table.analyzed = roster.generation, 0, 0
+            table.apart.clear()
+        while table.known < len(roster.listed):
+            new = roster.listed[table.known : table.known + CHUNK]
+            self._insert(table, self._evaluated(table, role, new))
+            table.known += len(new)
+        if table.known > table.analyzed * 1.5:
+            connection.execute(sql.SQL("analyze {}").format(table.identifier))
+            table.analyzed = table.known
+
+    def _evaluated(self, table: KeyTable, role: str, new: Sequence[Claims]) -> list[tuple[int, list[str | None]]]:
+        connection = self._connection
+        try:
+            connection.execute(BEGIN_JUDGING)
+            connection.execute("select set_config('role', %s, true)", (role,))
+            cursor = connection.execute(
+                sql.SQL("select _walrus_n, _walrus_keys from {}(%s)").format(table.identifier),
+                ([claims.text for claims in new],),
+            )
+            rows = cursor.fetchall()
+        finally:
+            if not connection.closed:
+                connection.execute("rollback")
+        table.apart.update(new[n - 1].number for n, keys in rows if keys is None)
+        return [(new[n - 1].number, keys) for n, keys in rows if keys is not None]
+
+    def _insert(self, table: KeyTable, rows: Sequence[tuple[int, list[str | None]]]) -> None:
+        numbers = [number for number, _ in rows]
+        values = [[keys[n] for _, keys in rows] for n in range(len(table.types))]
+        columns = ", ".join([ID, *(f"k{n}::{each}" for n, each in enumerate(table.types))])
+        names = ", ".join([ID, *(f"k{n}" for n in range(len(table.types)))])
+        arrays = ", ".join(["%b::int4[]", *(["%b::text[]"] * len(values))])
+        self._connection.execute(
+            sql.SQL("insert into {} select {} from unnest({}) as w ({})").format(
+                table.identifier, _raw(columns), _raw(arrays), _raw(names)
+            ),
+            (numbers, *values),
+        )
+
+
+def _evaluator(name: str, keys: Sequence[str]) -> str:
+    """A function that gives the keys of many claims, each evaluated in a statement of its own: nothing that depends on
+    the claims may be evaluated once for all. NULL where a key raises."""
+    listed = ", ".join(f"({each})::text" for each in keys)
+    return f"""
+create function pg_temp.{name}(_walrus_texts text[]) returns table (_walrus_n int4, _walrus_keys text[])
+language plpgsql as $_walrus_$
+begin
+  for _walrus_at in 1 .. cardinality(_walrus_texts) loop
+    _walrus_n := _walrus_at;
+    perform pg_catalog.set_config('request.jwt.claims', _walrus_texts[_walrus_at], true);
+    begin
+      _walrus_keys := (select array[{listed}]::text[]);
+    exception when others then
+      _walrus_keys := null;
+    end;
+    return next;
+  end loop;
+end $_walrus_$"""
+
+
+def _raw(text: str) -> sql.SQL:
+    """Text of PostgreSQL's own printing; never a subscriber's."""
+    return sql.SQL(text)
