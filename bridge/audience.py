@@ -7,13 +7,14 @@ realtime.subscription. Everything is asked for the whole batch at once, inside t
 
 from collections.abc import Iterable, Mapping, Sequence
 
+import msgspec
 import structlog
 
 from bridge.catalog import Catalog
-from bridge.change import DELETE
+from bridge.change import DELETE, Kind
 from bridge.filtering import Filtering
 from bridge.judged import BAD_REQUEST, UNAUTHORIZED, Audience, Judged, Members, is_full
-from bridge.pools import Candidate, Group
+from bridge.pools import Candidate, Group, Pool, Roster
 from bridge.securing import Securing
 from bridge.share import Share, members, undecided, whole
 from bridge.table import Rights, Table
@@ -37,6 +38,7 @@ class Audiences:
         tables = self._catalog.tables(candidate.oid for candidate in candidates)
         groups = {(each.oid, group.roster.role): None for each in candidates for group in (*each.groups, *each.leaving)}
         rights = self._catalog.rights(list(groups))
+        plans: dict[tuple[int, Kind, int, int], _Plan] = {}
         results: list[Judged | None] = []
         shares: list[Share | tuple[Judged, Audience]] = []
         leaves: list[tuple[Share, Share]] = []
@@ -45,24 +47,26 @@ class Audiences:
             if table is None:
                 results.append(None)
                 continue
+            kind = candidate.change.kind
+            key = (candidate.oid, kind, id(candidate.groups), candidate.version)
+            plan = plans.get(key)
+            if plan is None:
+                plan = plans[key] = self._plan(table, kind, candidate, rights)
             judged = Judged(candidate.change, table)
             results.append(judged)
-            for right, group in self._by_role(candidate, candidate.groups, rights):
-                error = _error(judged, right)
-                if error is not None:
-                    shares.append((judged, Audience(right, None, _everyone(group, candidate.version), error)))
-                    if error == UNAUTHORIZED:
-                        self._warn_of_401(table, right)
-                else:
-                    shares.extend(_shares(judged, right, group, candidate.version))
+            if plan.open or candidate.leaving:
+                shares += [step.share(judged) if isinstance(step, _Open) else (judged, step) for step in plan.steps]
+            else:
+                judged.audiences = plan.audiences
             if candidate.leaving and is_full(candidate.change, table):
                 for right, group in self._by_role(candidate, candidate.leaving, rights):
                     leaves.extend(_leaves(judged, right, group, candidate.version))
         deciding = [share for share in shares if isinstance(share, Share)] + [
             share for pair in leaves for share in pair
         ]
-        self._filtering.apply(deciding)
-        self._securing.apply(deciding)
+        if deciding:
+            self._filtering.apply(deciding)
+            self._securing.apply(deciding)
         for share in shares:
             if isinstance(share, Share):
                 share.judged.undecided.extend(undecided(share))
@@ -70,11 +74,34 @@ class Audiences:
                 if chosen.subscriptions:
                     audience = Audience(share.rights, share.selected, chosen, old_whole=share.old_whole)
                     share.judged.audiences.append(audience)
-            elif share[1].members.subscriptions:
+            else:
                 share[0].audiences.append(share[1])
         for before, now in leaves:
             _leave(before, now)
         return results
+
+    def _plan(
+        self, table: Table, kind: Kind, candidate: Candidate, rights: Mapping[tuple[int, int], Rights]
+    ) -> "_Plan":
+        """For all changes of a kind to a table that have the same subscribers."""
+        plan = _Plan()
+        for right, group in self._by_role(candidate, candidate.groups, rights):
+            error = _error(table, kind, right)
+            if error is not None:
+                plan.add(Audience(right, None, _everyone(group, candidate.version), error))
+                if error == UNAUTHORIZED:
+                    self._warn_of_401(table, right)
+                continue
+            for selected, pools in group.selections:
+                if right.subject or any(pool.filtered for pool in pools):
+                    plan.steps.append(
+                        _Open(right, group.roster, selected, pools, candidate.version, by_old=kind == DELETE)
+                    )
+                    plan.open = True
+                else:
+                    everyone = whole([pool.plain for pool in pools if pool], candidate.version)
+                    plan.add(Audience(right, selected, everyone))
+        return plan
 
     def _by_role(
         self, candidate: Candidate, groups: Sequence[Group], rights: Mapping[tuple[int, int], Rights]
@@ -105,23 +132,47 @@ class Audiences:
             )
 
 
-def _error(judged: Judged, rights: Rights) -> str | None:
+class _Open(msgspec.Struct, frozen=True, eq=False):
+    """A role's and selection's part that filters or row security decide for each row."""
+
+    rights: Rights
+    roster: Roster
+    selected: tuple[str, ...] | None
+    pools: tuple[Pool, ...]
+    version: int
+    by_old: bool
+
+    def share(self, judged: Judged) -> Share:
+        return Share(judged, self.rights, self.roster, self.selected, self.pools, self.version, self.by_old)
+
+
+class _Plan(msgspec.Struct, eq=False):
+    """Who gets a change, as far as that does not depend on its row."""
+
+    steps: list[Audience | _Open] = []
+    """In the order of the events."""
+    audiences: list[Audience] = []
+    """All of the steps that are decided."""
+    open: bool = False
+    """Some are not."""
+
+    def add(self, audience: Audience) -> None:
+        if audience.members.subscriptions:
+            self.steps.append(audience)
+            self.audiences.append(audience)
+
+
+def _error(table: Table, kind: Kind, rights: Rights) -> str | None:
     """400 and 401 win over filters and row security, and go to all of the role's subscriptions as one event."""
-    if judged.change.kind == DELETE:
+    if kind == DELETE:
         return None
-    if not judged.table.key:
+    if not table.key:
         return BAD_REQUEST
-    return None if rights.columns.issuperset(judged.table.key) else UNAUTHORIZED
+    return None if rights.columns.issuperset(table.key) else UNAUTHORIZED
 
 
 def _everyone(group: Group, version: int) -> Members:
     return whole([bucket for _, pools in group.selections for pool in pools for bucket in pool.buckets()], version)
-
-
-def _shares(judged: Judged, rights: Rights, group: Group, version: int) -> Iterable[Share]:
-    by_old = judged.change.kind == DELETE
-    for selected, pools in group.selections:
-        yield Share(judged, rights, group.roster, selected, pools, version, by_old=by_old)
 
 
 def _leaves(judged: Judged, rights: Rights, group: Group, version: int) -> Iterable[tuple[Share, Share]]:

@@ -9,6 +9,7 @@ source and the sink reconnect apart: the sink by itself, the source here.
 """
 
 import contextlib
+import gc
 import select
 import time
 from collections import deque
@@ -62,6 +63,8 @@ def run(
 
     Raises a BridgeError: before the first streaming whatever is wrong; later only what cannot pass by waiting.
     """
+    # What is made for each change has no cycles and does not live long: the collector need not look often.
+    gc.set_threshold(50_000, 20, 50)
     with StopSignal() as stop:
         Pipeline(settings, sink, health or Health(), stop, prepare or (lambda: None)).run()
 

@@ -23,6 +23,9 @@ _XLOGDATA_HEADER = struct.Struct("!cQQq")  # 'w', start of this message's WAL, e
 _STATUS = struct.Struct("!cQQQqB")  # 'r', written, flushed, applied, clock, whether to reply
 _EPOCH_2000_MICROSECONDS: Final = 946_684_800_000_000
 _START_TIMEOUT_SECONDS: Final = 60.0
+BUSY_MESSAGES: Final = 64
+BUSY_WAIT_MILLISECONDS: Final = 1
+"""A batch of so many messages waits so long for more of them."""
 _CLOSE_TIMEOUT_SECONDS: Final = 5.0
 
 # regclass and the like print qualified names only under an empty search_path.
@@ -55,6 +58,7 @@ class ReplicationStream:
             raise connection_error(conninfo, text)
         self._sent = 0
         self._streaming = False
+        self._poller = select.poll()
         self._skipping = ""
         """What the server said of a publication that it goes on without."""
         self._pgconn.notice_handler = self._noticed
@@ -98,6 +102,7 @@ class ReplicationStream:
         if result.status != pq.ExecStatus.COPY_BOTH:
             raise self._refusal(result, f"START_REPLICATION of slot {slot}")
         self._pgconn.nonblocking = 1
+        self._poller.register(self._pgconn.socket, select.POLLIN)
         self._streaming = True
         self._sent = lsn
 
@@ -121,7 +126,13 @@ class ReplicationStream:
                 return
             size, message = get(1)
             if size == 0:
-                return
+                # What a query costs is shared by a batch: where much comes, it is worth a moment to let it be more.
+                if not self._poller.poll(BUSY_WAIT_MILLISECONDS if len(data) >= BUSY_MESSAGES else 0):
+                    return
+                self._pgconn.consume_input()
+                size, message = get(1)
+                if size == 0:
+                    return
             if size < 0:
                 raise self._ended()
             room -= size
