@@ -17,7 +17,7 @@ from bridge.table import Column, JsonKind
 
 Converter = Callable[[bytes], bytes | None]
 
-_BOOL, _BYTEA, _FLOATS = 16, 17, {700, 701}
+_BOOL, _BYTEA, _OID, _FLOATS = 16, 17, 26, {700, 701}
 _INTEGERS = {20, 21, 23}
 _PLAIN = {1082, 2950}
 """date and uuid: their text needs no escapes."""
@@ -117,14 +117,15 @@ class Wal2JsonCodec:
         if type_oid != column.type_oid:
             return _ask
         kind = column.json_kind
+        domain = type_oid != column.base_oid
         if kind is JsonKind.NUMBER:
-            return _float_json if column.base_oid in _FLOATS else _exact_json
+            return _float_json if column.base_oid in _FLOATS else _exact_json if domain else None
         if kind is JsonKind.BOOL:
-            return _bool_json
+            return _bool_json if domain else None
         if column.base_oid == _BYTEA and type_oid == _BYTEA:
             return lambda raw: b'"\\\\x' + raw[1:]
         if kind in {JsonKind.STRING, JsonKind.DATE}:
-            return _quoted_json
+            return _quoted_json if column.base_oid == _OID else None
         if kind is JsonKind.ASK:
             return _ask
         convert = _BY_KIND[kind]

@@ -236,6 +236,8 @@ def event_key(table: Table, values: Values, kind: Kind) -> bytes | None:
     """The primary key as compact JSON in key order: of the new row, or a DELETE's old one. Where the change does not
     carry it, the replica identity's columns; None where there are none."""
     first, second = (values.old, values.old) if kind == DELETE else (values.new, values.old)
+    if len(table.key) == 1 and (value := first.get(table.key[0])) is not None:
+        return b"{%s:%s}" % (_name(table.key[0]), value)
     for names in (table.key, table.identity_columns if table.identity == "i" else ()):
         found = [first[name] if name in first else second.get(name) for name in names]
         if names and None not in found:
