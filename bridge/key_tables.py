@@ -157,51 +157,54 @@ class KeyTables:
             connection.execute(sql.SQL("analyze {}").format(table.identifier))
             table.analyzed = table.known
 
-    def _evaluated(self, table: KeyTable, role: str, new: Sequence[Claims]) -> list[tuple[int, list[str | None]]]:
+    def _evaluated(self, table: KeyTable, role: str, new: Sequence[Claims]) -> list[tuple[str | int | None, ...]]:
+        """Each claims' number and keys; those that a key raises for are set apart."""
         connection = self._connection
         try:
             connection.execute(BEGIN_JUDGING)
             connection.execute("select set_config('role', %s, true)", (role,))
             cursor = connection.execute(
-                sql.SQL("select _walrus_n, _walrus_keys from {}(%s)").format(table.identifier),
-                ([claims.text for claims in new],),
+                sql.SQL("select * from {}(%b)").format(table.identifier), ([claims.text for claims in new],)
             )
             rows = cursor.fetchall()
         finally:
             if not connection.closed:
                 connection.execute("rollback")
-        table.apart.update(new[n - 1].number for n, keys in rows if keys is None)
-        return [(new[n - 1].number, keys) for n, keys in rows if keys is not None]
+        table.apart.update(new[n - 1].number for n, fine, *_ in rows if not fine)
+        return [(new[n - 1].number, *keys) for n, fine, *keys in rows if fine]
 
-    def _insert(self, table: KeyTable, rows: Sequence[tuple[int, list[str | None]]]) -> None:
-        numbers = [number for number, _ in rows]
-        values = [[keys[n] for _, keys in rows] for n in range(len(table.types))]
+    def _insert(self, table: KeyTable, rows: Sequence[tuple[str | int | None, ...]]) -> None:
+        if not rows:
+            return
+        names = [ID, *(f"k{n}" for n in range(len(table.types)))]
         columns = ", ".join([ID, *(f"k{n}::{each}" for n, each in enumerate(table.types))])
-        names = ", ".join([ID, *(f"k{n}" for n in range(len(table.types)))])
-        arrays = ", ".join(["%b::int4[]", *(["%b::text[]"] * len(values))])
+        arrays = ", ".join(["%b::int4[]", *(["%b::text[]"] * len(table.types))])
         self._connection.execute(
             sql.SQL("insert into {} select {} from unnest({}) as w ({})").format(
-                table.identifier, _raw(columns), _raw(arrays), _raw(names)
+                table.identifier, _raw(columns), _raw(arrays), _raw(", ".join(names))
             ),
-            (numbers, *values),
+            [list(column) for column in zip(*rows, strict=True)],
         )
 
 
 def _evaluator(name: str, keys: Sequence[str]) -> str:
     """A function that gives the keys of many claims, each evaluated in a statement of its own: nothing that depends on
-    the claims may be evaluated once for all. NULL where a key raises."""
+    the claims may be evaluated once for all."""
+    columns = ", ".join(f"{KEY}{n} text" for n in range(len(keys)))
+    into = ", ".join(f"{KEY}{n}" for n in range(len(keys)))
     listed = ", ".join(f"({each})::text" for each in keys)
     return f"""
-create function pg_temp.{name}(_walrus_texts text[]) returns table (_walrus_n int4, _walrus_keys text[])
+create function pg_temp.{name}(_walrus_texts text[]) returns table (_walrus_n int4, _walrus_fine bool, {columns})
 language plpgsql as $_walrus_$
 begin
   for _walrus_at in 1 .. cardinality(_walrus_texts) loop
     _walrus_n := _walrus_at;
     perform pg_catalog.set_config('request.jwt.claims', _walrus_texts[_walrus_at], true);
     begin
-      _walrus_keys := (select array[{listed}]::text[]);
+      select {listed} into {into};
+      _walrus_fine := true;
     exception when others then
-      _walrus_keys := null;
+      _walrus_fine := false;
     end;
     return next;
   end loop;
