@@ -63,7 +63,7 @@ where y.polrelid = any (%(tables)s::oid[])
 union all
 select y.polrelid, y.polname, d.refclassid::regclass::text, s.nspname, t.typname,
   case when t.typtype not in ('b', 'e') or e.typtype not in ('b', 'e')
-    then format('type %%s.%%s has others, or checks, in it', s.nspname, t.typname) end,
+    then format('type %%s has others, or checks, in it', format_type(t.oid, null)) end,
   true
 from pg_policy y
 join pg_depend d on d.classid = 'pg_policy'::regclass and d.objid = y.oid and d.refclassid = 'pg_type'::regclass

@@ -7,15 +7,12 @@ import psycopg
 from psycopg import sql
 
 from bridge.catalog import SETTINGS, Catalog
-from bridge.facts import Facts
 from bridge.joining import Joinable, NotJoinable
 from bridge.policy_facts import PolicyFacts
 from bridge.purity import KEY_TYPE_NAMES
 from bridge.sql import connect
 from bridge.table import Table
 from tests.servers.postgres import Database
-
-__all__ = ["Both", "Facts"]
 
 Claims = dict[str, Any]
 AMBIENT = [
