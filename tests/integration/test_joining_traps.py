@@ -168,6 +168,24 @@ TRAPS = [
         "room = 1",
         "ops",
     ),
+    (
+        "create function app.config(text) returns text language internal immutable as 'show_config_by_name'",
+        "body = app.config('request.jwt.claims')",
+        "app.config()",
+    ),
+    (
+        "create function app.config(text, bool) returns text language internal immutable as 'show_config_by_name_missing_ok';"
+        " create operator app.~~~ (leftarg = text, rightarg = bool, function = app.config)",
+        "body = ('request.jwt.claims' operator(app.~~~) true)",
+        "app.~~~",
+    ),
+    (
+        "create function app.eq(json, json) returns bool language sql immutable return auth.role() = 'a';"
+        " create operator app.== (leftarg = json, rightarg = json, function = app.eq);"
+        " create operator family app.fam using hash; alter operator family app.fam using hash add operator 1 app.== (json, json)",
+        "room = 1",
+        "fam",
+    ),
     ("", "table_to_xml('app.members', true, false, '')::text = body", "table_to_xml()"),
     ("", "xmin::text = body", "system columns"),
     ("", "exists (with m as (select room from app.members) select from m where m.room = docs.room)", "WITH"),
