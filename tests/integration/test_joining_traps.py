@@ -1,4 +1,12 @@
-"""What could see another's claims, or nobody's, is not joined, however it hides; and what changes is noticed."""
+"""What could see another's claims, or nobody's, is not joined, however it hides; and what changes is noticed.
+
+Mutations of the code that were tried, each of which makes these tests or those in test_joining.py fail: current_setting of what
+is no constant; settings of a function; defaults; functions that are not blind; aggregates of users'; of outer columns; RLS and
+foreign children of tables; the catalog's doubts, conversions to json among them; versions, of what is shared and of single
+tables, of an operator's function, of a schema's name, of what a function's body calls; restrictive policies left out; ANDs
+split as ORs are; INs below a NOT, with a LIMIT, an aggregate or a hidden name made an EXISTS; a key's COLLATE, its
+type or its length lost.
+"""
 
 from collections.abc import Iterator
 
@@ -20,6 +28,8 @@ create domain app.named as text;
 create table app.docs (id int primary key, owner uuid, room int, body text, mood app.mood, pair app.pair, named app.named);
 alter table app.docs enable row level security;
 create function app.len(text) returns int language internal immutable strict as 'textlen';
+create function app.eq(text, text) returns bool language internal immutable as 'texteq';
+create operator app.=== (leftarg = text, rightarg = text, function = app.eq);
 create function app.name() returns text language sql stable as $$ select auth.jwt() ->> 'name' $$;
 create function app.reads(anyelement) returns bool language plpgsql immutable
   as $$ begin return $1::text = auth.jwt() ->> 'sub'; end $$;
@@ -90,7 +100,7 @@ TRAPS = [
         "body = current_setting('request.jwt.claims')",
         "current_setting()",
     ),
-    ("create operator app.=== (leftarg = uuid, rightarg = uuid, function = app.both)", "owner operator(app.===) owner", "app.==="),
+    ("create operator app.~~~ (leftarg = uuid, rightarg = uuid, function = app.both)", "owner operator(app.~~~) owner", "app.~~~"),
     (
         "create function public.eq(text, uuid) returns bool language plpgsql immutable as $$ begin return true; end $$;"
         " create operator public.= (leftarg = text, rightarg = uuid, function = public.eq)",
@@ -242,7 +252,7 @@ def test_what_may_see_claims_is_not_joined(both: Both, besides: str, expression:
 
 
 ALL = """owner = auth.uid() and app.len(body) = length(app.name()) and room in (select m.room from app.members m)
-  and mood::text = 'sad' and owner = mood"""
+  and mood::text = 'sad' and owner = mood and body operator(app.===) body"""
 
 # What happens between two batches.
 CHANGES = [
@@ -278,12 +288,7 @@ CHANGES = [
         " drop policy if exists p on app.docs; create policy p on app.docs using (room in (select m.room from app.members m))",
         "app.members, which is a view",
     ),
-    # a name in a function's text comes to mean another
-    (
-        "create schema other; create function other.jwt() returns jsonb language plpgsql as $$ begin return '{}'; end $$;"
-        " alter schema auth rename to old; alter schema other rename to auth",
-        "app.name()",
-    ),
+    ("alter function app.eq(text, text) volatile", "app.==="),
     ("alter policy p on app.docs using (random() < 1)", "random()"),
 ]  # fmt: skip
 
@@ -304,6 +309,18 @@ def test_a_change_between_two_batches_is_noticed(both: Both, change: str, reason
     after = both.joinable("joiner")
     assert isinstance(after, NotJoinable), after
     assert any(each in after.reason for each in reason.split("|")), after
+
+
+def test_a_name_in_a_functions_text_that_comes_to_mean_another_is_noticed(both: Both) -> None:
+    both.database.execute(
+        "create schema other; create function other.jwt() returns jsonb language plpgsql as $$ begin return '{}'; end $$;"
+        " create policy p on app.docs using (body = app.name())"
+    )
+    assert isinstance(both.joinable("joiner"), Joinable)
+
+    both.database.execute("alter schema auth rename to old; alter schema other rename to auth")
+
+    assert isinstance(both.joinable("joiner"), NotJoinable)
 
 
 def test_what_has_become_safe_is_joined(both: Both) -> None:
