@@ -76,12 +76,12 @@ def joinable(policies: Sequence[Policy], table: Table, facts: Facts) -> Joinable
         return NotJoinable(f"a name of the table has {OURS} in it")
     if facts.doubts:
         return NotJoinable(facts.doubts[0])
-    keys = _Keys()
+    keys, purity = _Keys(), Purity(facts)
     permissive: list[list[Branch]] = []
     restrictive: list[Branch] = []
     for policy in policies:
         try:
-            branches = _Rewriter(policy, table, facts, keys).branches()
+            branches = _Rewriter(policy, table, purity, keys).branches()
         except (NotUnderstood, RecursionError) as error:
             reason = str(error) if isinstance(error, NotUnderstood) else "it is too deep"
             return NotJoinable(f'policy "{policy.name}" cannot be joined: {reason}')
@@ -121,11 +121,10 @@ class _Keys:
 class _Rewriter:
     """One policy."""
 
-    def __init__(self, policy: Policy, table: Table, facts: Facts, keys: _Keys) -> None:
+    def __init__(self, policy: Policy, table: Table, purity: Purity, keys: _Keys) -> None:
         self._policy = policy
         self._table = table
-        self._facts = facts
-        self._purity = Purity(facts)
+        self._purity = purity
         self._keys = keys
         self._by_row = self._by_claims = False
         """Of the side that is being rewritten."""
@@ -149,7 +148,7 @@ class _Rewriter:
         for name in names.types:
             self._purity.check_type(name)
         for schema, relation in names.relations:
-            found = self._facts.relations.get((schema, relation))
+            found = self._purity.facts.relations.get((schema, relation))
             called = f"{schema}.{relation}" if schema else relation
             if found is None or not schema:
                 raise NotUnderstood(f"it reads {called}, which is not a table of a user's")
@@ -185,6 +184,8 @@ class _Rewriter:
         match kind(found):
             case "FuncCall":
                 self._rewrite_call(found, scopes)
+            case "ParamRef":
+                raise NotUnderstood("it has a parameter")
             case "ColumnRef":
                 self._by_row = self._by_row or not _is_of(found, scopes)
             case "SelectStmt":

@@ -1,20 +1,27 @@
 """The queries of policy_facts.py."""
 
-FUNCTIONS = """
-select p.oid, s.nspname, p.proname, p.prokind::text, p.provolatile::text, l.lanname, p.pronargs, p.pronargdefaults,
+from bridge.facts import FIRST_USER_OID
+
+# What is in C in PostgreSQL itself has its label there, whatever a user's function that stands for it says.
+_VOLATILITY = f"""greatest(p.provolatile::text collate "C", case when p.oid < {FIRST_USER_OID} or p.prolang <> 12 then 'i'
+  else coalesce((select max(b.provolatile::text collate "C") from pg_proc b
+                 where b.oid < {FIRST_USER_OID} and b.prolang = 12 and b.prosrc = p.prosrc), 'v') end)"""
+
+FUNCTIONS = f"""
+select p.oid, s.nspname, p.proname, p.prokind::text, {_VOLATILITY}, l.lanname, p.pronargs, p.pronargdefaults,
   p.provariadic <> 0, p.proretset,
   (select case when t.typnamespace = 'pg_catalog'::regnamespace then t.typname::text else t.oid::text end
      from pg_type t where t.oid = p.prorettype),
   array(select case when t.typnamespace = 'pg_catalog'::regnamespace then t.typname::text else t.oid::text end
      from unnest(p.proargtypes::oid[]) as a (oid) join pg_type t on t.oid = a.oid),
-  coalesce(p.proargnames, '{}'), coalesce(p.proconfig, '{}'),
+  coalesce(p.proargnames, '{{}}'), coalesce(p.proconfig, '{{}}'),
   case when l.lanname = 'sql' and p.oid >= %(first)s then coalesce(pg_get_function_sqlbody(p.oid), p.prosrc) else '' end
 from pg_proc p join pg_namespace s on s.oid = p.pronamespace join pg_language l on l.oid = p.prolang
 where p.proname = any (%(names)s::text[])
 """
 
-OPERATORS = """
-select o.oid, s.nspname, o.oprname, p.provolatile::text, l.lanname
+OPERATORS = f"""
+select o.oid, s.nspname, o.oprname, {_VOLATILITY}, l.lanname
 from pg_operator o join pg_namespace s on s.oid = o.oprnamespace
 join pg_proc p on p.oid = o.oprcode join pg_language l on l.oid = p.prolang
 where o.oprname = any (%(names)s::text[])
@@ -38,7 +45,9 @@ cross join lateral (
   select array_agg(oid) as oids from below) as tree
 """
 
-_FIXED = "(p.prokind = 'f' and p.provolatile = 'i' and p.prolang in (select oid from pg_language where lanname in ('c', 'internal')))"
+_FIXED = f"(p.prokind = 'f' and {_VOLATILITY} = 'i' and p.prolang in (12, 13))"
+"""As facts.Function.fixed. 12 and 13 are the languages internal and c, whose OIDs PostgreSQL's own catalog data gives."""
+
 
 # What a user made that a policy depends on; `doubt` says what is wrong with it. A function may run without the policy's text
 # showing it, where it is a conversion's, an operator's or an operator class's.
@@ -63,7 +72,7 @@ where y.polrelid = any (%(tables)s::oid[])
 union all
 select y.polrelid, y.polname, d.refclassid::regclass::text, s.nspname, t.typname,
   case when t.typtype not in ('b', 'e') or e.typtype not in ('b', 'e')
-    then format('type %%s.%%s has others, or checks, in it', s.nspname, t.typname) end,
+    then format('type %%s has others, or checks, in it', format_type(t.oid, null)) end,
   true
 from pg_policy y
 join pg_depend d on d.classid = 'pg_policy'::regclass and d.objid = y.oid and d.refclassid = 'pg_type'::regclass
@@ -82,13 +91,18 @@ where k.oid >= %(first)s and not {_FIXED}
   and (k.casttarget = 'json'::regtype or k.castsource < %(first)s and (k.casttarget < %(first)s or k.castcontext = 'i'))
 union all
 select format('operator family %%s compares by a function that is not in C', f.opfname)
-from pg_amproc a join pg_proc p on p.oid = a.amproc join pg_language l on l.oid = p.prolang
+from pg_amproc a join pg_proc p on p.oid = a.amproc
 join pg_opfamily f on f.oid = a.amprocfamily join pg_am m on m.oid = f.opfmethod
-where a.oid >= %(first)s and l.lanname not in ('c', 'internal') and m.amname in ('btree', 'hash')
+where a.oid >= %(first)s and p.prolang not in (12, 13) and m.amname in ('btree', 'hash')
+union all
+select format('operator family %%s has an operator that is not in C', f.opfname)
+from pg_amop a join pg_operator o on o.oid = a.amopopr join pg_proc p on p.oid = o.oprcode
+join pg_opfamily f on f.oid = a.amopfamily join pg_am m on m.oid = a.amopmethod
+where a.oid >= %(first)s and p.prolang not in (12, 13) and m.amname in ('btree', 'hash')
 union all
 select format('range type %%s has a canonical function that is not in C', r.rngtypid::regtype)
-from pg_range r join pg_proc p on p.oid = r.rngcanonical join pg_language l on l.oid = p.prolang
-where r.rngtypid >= %(first)s and l.lanname not in ('c', 'internal')
+from pg_range r join pg_proc p on p.oid = r.rngcanonical
+where r.rngtypid >= %(first)s and p.prolang not in (12, 13)
 """
 
 # Of all that was looked up by its name, for all tables.
@@ -103,7 +117,7 @@ select md5(row(
      from pg_type t where t.typname = any (%(types)s::text[])),
   (select string_agg(concat_ws(' ', k.oid, k.xmin, k.ctid, p.xmin, p.ctid), ',' order by k.oid)
      from pg_cast k left join pg_proc p on p.oid = k.castfunc where k.oid >= %(first)s),
-  (select max(oid) from pg_amproc), (select max(rngtypid) from pg_range))::text)
+  (select max(oid) from pg_amproc), (select max(oid) from pg_amop), (select max(rngtypid) from pg_range))::text)
 """
 
 VERSIONS = """

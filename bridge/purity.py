@@ -62,14 +62,14 @@ def is_blind(name: str) -> bool:
 
 class Purity:
     def __init__(self, facts: Facts) -> None:
-        self._facts = facts
+        self.facts = facts
         self._proven: dict[int, bool] = {}
         """By the function's OID; False as long as it is being asked, so that recursion proves nothing."""
 
     def functions(self, call: Node) -> list[Function]:
         """All that a call may mean. Raises NotUnderstood where there is none."""
         name = name_of(call.funcname)
-        found = _named(self._facts.functions.get(name[-1], ()), name)
+        found = _named(self.facts.functions.get(name[-1], ()), name)
         fitting = [each for each in found if each.fits(len(call.args))]
         if not fitting:
             raise NotUnderstood(f"no function {'.'.join(name)} is known")
@@ -92,7 +92,7 @@ class Purity:
     def check_operators(self, names: Iterable[Name]) -> None:
         """Raises NotUnderstood."""
         for name in names:
-            found = _named(self._facts.operators.get(name[-1], ()), name)
+            found = _named(self.facts.operators.get(name[-1], ()), name)
             if not found:
                 raise NotUnderstood(f"no operator {'.'.join(name)} is known")
             for each in found:
@@ -103,7 +103,7 @@ class Purity:
 
     def check_type(self, name: Name) -> None:
         """Raises NotUnderstood where a cast to the type may run a user's code, as a domain's checks are."""
-        found = _named(self._facts.types.get(name[-1], ()), name)
+        found = _named(self.facts.types.get(name[-1], ()), name)
         qualified = len(name) > 1
         if not found:
             raise NotUnderstood(f"no type {'.'.join(name)} is known")
