@@ -23,7 +23,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
 
 QUICK = Plan(
     name="quick",
-    rows=10_000,
+    rows=20_000,
     rounds=1,
     subscribers=(1, 1_000, 10_000),
     row_steps=(10, 100, 1_000),

@@ -156,3 +156,9 @@ def seconds_until_ended(reader: Reader, cap: float) -> float | None:
     took = time.monotonic() - began
     assert status == 0, reader.log
     return took
+
+
+def cpu_seconds(pid: int) -> float:
+    """What a process has used."""
+    fields = pathlib.Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")

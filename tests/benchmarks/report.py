@@ -34,16 +34,18 @@ def _throughput(cells: Sequence[Cell]) -> str:
         "ratio",
         "lowest – highest",
         "changes/s",
-        "its",
+        "of that",
+        "bridge's CPU, µs a change",
     ]
     rows = []
     for cell in cells:
         where = [cell["to"], cell["plugin"], f"{cell['rows_per_transaction']:,}", cell["transport"], cell["against"]]
         if cell.get("capped"):
-            rows.append([*where, "time was up", "", "", ""])
+            rows.append([*where, "time was up", "", "", "", ""])
         else:
             between = f"{cell['lowest']:.2f} – {cell['highest']:.2f}"
             rates = [f"{cell['changes_per_second']:,.0f}", f"{cell['reference_per_second']:,.0f}"]
+            rates.append(f"{cell['cpu_us_per_change']:.1f}")
             rows.append([*where, f"**{cell['ratio']:.2f}**", between, *rates])
     return _rows(head, rows)
 
@@ -57,7 +59,7 @@ def _rls(cells: Sequence[Cell]) -> str:
         "µs a change",
         "µs a decision",
         "original: µs a change",
-        "times faster",
+        "original : bridge",
     ]
     return _rows(
         head,

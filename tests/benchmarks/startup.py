@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from tests.benchmarks.readers import bridge, drop, pg_recvlogical
+from tests.benchmarks.readers import bridge, cpu_seconds, drop, pg_recvlogical
 from tests.benchmarks.world import World
 from tests.servers.postgres import Database
 
@@ -65,9 +65,9 @@ def _first_line(world: World, database: Database, subscriptions: int) -> dict[st
 
 def _at_rest(world: World, process: subprocess.Popen[bytes]) -> dict[str, Any]:
     time.sleep(1)
-    before = _cpu_seconds(process.pid)
+    before = cpu_seconds(process.pid)
     time.sleep(world.plan.idle_seconds)
-    spent = _cpu_seconds(process.pid) - before
+    spent = cpu_seconds(process.pid) - before
     status = Path(f"/proc/{process.pid}/status").read_text(encoding="utf-8")
     sizes = {name: int(kib) / 1024 for name, kib in re.findall(r"(VmRSS|VmHWM):\s+(\d+)", status)}
     return {
@@ -75,8 +75,3 @@ def _at_rest(world: World, process: subprocess.Popen[bytes]) -> dict[str, Any]:
         "resident_mib": sizes["VmRSS"],
         "peak_mib": sizes["VmHWM"],
     }
-
-
-def _cpu_seconds(pid: int) -> float:
-    fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")

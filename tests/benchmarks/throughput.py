@@ -5,6 +5,7 @@ import subprocess
 from collections.abc import Callable
 from typing import Any
 
+import msgspec
 from confluent_kafka import Consumer, TopicPartition
 
 from tests.benchmarks import publisher
@@ -12,6 +13,7 @@ from tests.benchmarks.readers import (
     PLUGINS,
     bridge,
     copied,
+    cpu_seconds,
     pg_recvlogical,
     seconds_until_confirmed,
     seconds_until_ended,
@@ -39,8 +41,14 @@ begin
 end $$;
 """
 
-Measured = tuple[float | None, int | None]
-"""Seconds, None where the cap was reached; and how many events arrived, None where nobody counts."""
+
+class Measured(msgspec.Struct, frozen=True):
+    seconds: float | None
+    """None: the cap was reached."""
+    events: int = 0
+    """How many arrived, where somebody counts."""
+    cpu_seconds: float | None = None
+    """Of the bridge's process."""
 
 
 def run(world: World) -> list[dict[str, Any]]:
@@ -85,11 +93,11 @@ def _compare(
         taken["pg_recvlogical"].append(_receive(world, database, end, transport, plugin, size))
         for sink in SINKS:
             measured = _drain(world, database, end, transport, plugin, size, sink)
-            assert measured[0] is None or (measured[1] or 0) >= rows, f"{sink}: {measured[1]} of {rows} events"
+            assert measured.seconds is None or measured.events >= rows, f"{sink}: {measured.events} of {rows} events"
             taken[sink].append(measured)
         if transport == "TCP":
             # RabbitMQ itself is the limit there: so also against a program that only publishes, and has each confirmed.
-            taken["publisher"].append((rows / publisher.rate(world.rabbitmq, rows), None))
+            taken["publisher"].append(Measured(rows / publisher.rate(world.rabbitmq, rows)))
     where = {"transport": transport, "plugin": plugin, "rows_per_transaction": size}
     pairs = [(sink, "pg_recvlogical") for sink in SINKS] + [("rabbitmq", "publisher")] * (transport == "TCP")
     return [
@@ -99,23 +107,26 @@ def _compare(
 
 
 def _ratio(rows: int, taken: list[Measured], reference: list[Measured]) -> dict[str, Any]:
-    pairs = [(own, other) for (own, _), (other, _) in zip(taken, reference, strict=True) if own and other]
+    both = [(own.seconds, other.seconds) for own, other in zip(taken, reference, strict=True)]
+    pairs = [(own, other) for own, other in both if own and other]
     if len(pairs) < len(taken):
         return {"capped": True}
     ratios = [other / own for own, other in pairs]
+    cpu = [each.cpu_seconds for each in taken if each.cpu_seconds is not None]
     return {
         "ratio": statistics.median(ratios),
         "lowest": min(ratios),
         "highest": max(ratios),
         "changes_per_second": rows / statistics.median(own for own, _ in pairs),
         "reference_per_second": rows / statistics.median(other for _, other in pairs),
+        "cpu_us_per_change": statistics.median(cpu) * 1e6 / rows,
     }
 
 
 def _receive(world: World, database: Database, end: str, transport: str, plugin: str, size: int) -> Measured:
     with copied(database, f"{plugin}_{size}", f"bench_{world.number()}") as slot:
         with pg_recvlogical(database, world.dsn(database, transport), slot, plugin, end) as reader:
-            return seconds_until_ended(reader, world.plan.cap_seconds * CAP_FACTOR), None
+            return Measured(seconds_until_ended(reader, world.plan.cap_seconds * CAP_FACTOR))
 
 
 def _drain(world: World, database: Database, end: str, transport: str, plugin: str, size: int, sink: str) -> Measured:
@@ -126,14 +137,17 @@ def _drain(world: World, database: Database, end: str, transport: str, plugin: s
     with copied(database, f"{plugin}_{size}", f"bench_{number}") as slot:
         dsn = world.dsn(database, transport)
         with bridge(world.folder, dsn, slot, plugin, world.sink(sink, prefix), counter.stdin) as reader:
+            reader.streaming_at()
+            before = cpu_seconds(reader.process.pid)
             seconds = seconds_until_confirmed(database, reader, slot, end, world.plan.cap_seconds * CAP_FACTOR)
+            spent = cpu_seconds(reader.process.pid) - before
     printed = int(counter.communicate()[0])
     counts: dict[str, Callable[[], int]] = {
         "stdout": lambda: printed,
         "kafka": lambda: _in_kafka(world, f"{prefix}public.item"),
         "rabbitmq": lambda: _in_rabbitmq(world, queue_of(prefix)),
     }
-    return seconds, counts[sink]()
+    return Measured(seconds, counts[sink](), spent)
 
 
 def _in_kafka(world: World, topic: str) -> int:
