@@ -15,7 +15,7 @@ class Bar(msgspec.Struct, frozen=True):
     label: str
     value: float
     shown: str
-    """What is written at its end."""
+    """What is written at its end; a value of 0 has nothing else."""
     kind: int = 0
     """Its colour."""
 
@@ -64,6 +64,8 @@ def _panel(panel: Panel, top: int) -> list[str]:
 def _width(panel: Panel, value: float, values: Sequence[float | None]) -> float:
     numbers = [each for each in values if each]
     room = WIDTH - LABELS - NUMBERS
+    if not value:
+        return 0.0
     if not panel.logarithmic:
         return room * value / max(numbers)
     low = math.floor(math.log10(min(numbers)))

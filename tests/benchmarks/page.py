@@ -54,30 +54,24 @@ def picture(results: dict[str, Any]) -> str:
     panels = []
     for size in (1, 1_000):
         bars = [
-            Bar(
-                f"{cell['to']}, {cell['plugin']}, {cell['transport']}",
-                cell["ratio"],
-                f"{cell['ratio']:.2f}",
-                SINKS.index(cell["to"]),
-            )
+            _bar(f"{cell['to']}, {cell['plugin']}, {cell['transport']}", cell.get("ratio"), 2, SINKS.index(cell["to"]))
             for cell in results.get("throughput", ())
-            if cell["rows_per_transaction"] == size and cell["against"] == "pg_recvlogical" and "ratio" in cell
+            if cell["rows_per_transaction"] == size and cell["against"] == "pg_recvlogical"
         ]
         if bars:
             panels.append(Panel(f"Ratio to pg_recvlogical, {size:,}-row transactions", bars, mark=1.0))
+    cells = sorted(results.get("rls", ()), key=lambda cell: (cell["policy"], cell["subscribers"]))
     bars = [
-        Bar(
-            f"{cell['policy']}, {cell['subscribers']:,} subscribers",
-            cell["changes_per_second"],
-            f"{cell['changes_per_second']:,.0f}",
-            3,
-        )
-        for cell in sorted(results.get("rls", ()), key=lambda cell: (cell["policy"], cell["subscribers"]))
-        if "changes_per_second" in cell
+        _bar(f"{cell['policy']}, {cell['subscribers']:,} subscribers", cell.get("changes_per_second"), 0, len(SINKS))
+        for cell in cells
     ]
     if bars:
         panels.append(Panel("Row level security: changes a second (logarithmic)", bars, logarithmic=True))
     return svg(panels, (*SINKS, "RLS"))
+
+
+def _bar(label: str, value: float | None, digits: int, kind: int) -> Bar:
+    return Bar(label, value or 0.0, "time was up" if value is None else f"{value:,.{digits}f}", kind)
 
 
 def main() -> None:
