@@ -15,10 +15,14 @@ HEAD = """\
 # Performance
 
 This page is made by the benchmark: `make bench MODE=full`, then `make bench-page`. What it says holds for the machine below, with
-PostgreSQL, the bridge, the broker and the consumer all on it, on {measured_at} ({name}: {rows:,} rows, {rounds} rounds). Speeds are ratios
-between programs that took turns in one run: other machines have other speeds, and less different ratios.
+PostgreSQL, the bridge, the broker and the consumer all on it, on {measured_at} ({name} mode; rows: {rows:,}; rounds: {rounds}). Speeds are
+compared as ratios between programs that took turns in one run. Another machine has other speeds.
 
 ![Throughput and row level security](performance.svg)
+"""
+BUSY = 0.5
+BUSY_TEXT = """\
+**The machine was busy with other work** (load {load} when the run began), so these numbers are a first look: ratios move by as much as the other work does.
 """
 READING = {
     "Throughput": """\
@@ -42,6 +46,9 @@ CPU and memory with nothing to do.""",
 def page(results: dict[str, Any]) -> str:
     plan = results["plan"]
     parts = [HEAD.format(measured_at=results["measured_at"], **plan)]
+    load = results["machine"].get("load before", "0")
+    if float(load) > BUSY:
+        parts.append(BUSY_TEXT.format(load=load))
     for title, table in sections(results):
         parts.append(f"## {title}\n")
         if title in READING:
