@@ -1,5 +1,5 @@
 # make demo | test | test-unit | lint: each installs what it needs first; a second run finds everything in place.
-.PHONY: demo test test-unit test-versions torture lint format lock wheel venv tools clean
+.PHONY: demo test test-unit test-versions torture bench bench-page lint format lock wheel venv tools clean
 
 VENV = .venv/bin
 PYTEST = $(VENV)/python -m pytest
@@ -32,6 +32,16 @@ torture:
 	@tools/install.sh tests
 	@tools/venv.sh
 	@$(VENV)/python -m tests.torture $(or $(TARGET),kafka) $(or $(SECONDS),60) $(or $(SEED),$(shell date +%s))
+
+# Ratios, all in one run: MODE is quick (3 minutes) or full; ONLY some of throughput,rls,latency,startup; ROWS; OUT.
+bench:
+	@tools/install.sh tests
+	@tools/venv.sh
+	@MODE=$(MODE) ONLY=$(ONLY) ROWS=$(ROWS) OUT=$(OUT) $(VENV)/python -m tests.benchmarks
+
+# docs/performance.md and its picture, from what `make bench` has written.
+bench-page: venv
+	@$(VENV)/python -m tests.benchmarks.page $(or $(OUT),bench.json)
 
 lint: venv
 	$(VENV)/ruff check

@@ -37,6 +37,7 @@ if [[ $want == tests ]]; then
   need java default-jre-headless
   need mvn maven
   need docker-compose docker-compose
+  need valgrind valgrind
 fi
 
 cannot() { # cannot WHY: the end, with the way out
