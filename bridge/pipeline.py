@@ -12,7 +12,7 @@ import contextlib
 import select
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import structlog
 
@@ -20,9 +20,10 @@ from bridge.backoff import Backoff
 from bridge.change import Commit
 from bridge.checkpoint import Checkpoint, Ticket
 from bridge.errors import PoisonError, SinkRefused, SlotActive, SlotError, Transient, Undelivered
-from bridge.event import Event, rejected_letter, shrunk, smaller_letters
+from bridge.event import Event, rejected_letter
 from bridge.health import Health
 from bridge.lsn import Identity, format_lsn
+from bridge.parts import smaller
 from bridge.session import Session, SourceSettings, same_server
 from bridge.sinks.base import Rejection, Sink
 from bridge.slot import Slot
@@ -133,6 +134,7 @@ class Pipeline:
             self._done = ""
         self._events += 1
         self._hand_over(event, self._checkpoint.current)
+        self._rejections.extend(self._sink.rejected())
         self._bury_rejections()
 
     def _hand_over(self, event: Event, ticket: Ticket) -> None:
@@ -142,32 +144,32 @@ class Pipeline:
             self._tick(0.005)
 
     def _bury_rejections(self) -> None:
-        """What the broker does not take goes as a dead letter, or first smaller, as error 413, where that may help: under
-        the same ticket, so that the position waits for that instead."""
+        """What the broker does not take goes in parts or smaller where that may help, else as a dead letter: under the
+        same ticket, so that the position waits for that instead."""
         while self._rejections:
-            rejection = self._rejections.popleft()
-            event = rejection.event
-            if event.dead_letter:
-                smaller = smaller_letters(event) if rejection.too_large else []
-                if not smaller:
-                    raise SinkRefused(
-                        f"the sink refuses dead letter {event.id}: {rejection.reason}. The position is unmoved"
-                    )
-                for each in smaller:
-                    self._hand_over(each, rejection.ticket)
-                rejection.ticket.acknowledge(event.size)
-                continue
-            instead = shrunk(event) if rejection.too_large else None
-            if instead is None:
-                if self._settings.on_failure == "stop":
-                    raise PoisonError(
-                        f"event {event.id} cannot be delivered: {rejection.reason}. The position is unmoved. What to do:"
-                        " mend the cause and start again, or let on_failure be dead_letter"
-                    )
-                instead = rejected_letter(event, rejection.reason)
-                log.warning("event quarantined", id=event.id, reason=rejection.reason)
-            self._hand_over(instead, rejection.ticket)
-            rejection.ticket.acknowledge(event.size)
+            rejection = self._rejections[0]
+            for each in self._instead(rejection):
+                self._hand_over(each, rejection.ticket)
+            self._rejections.popleft()
+            rejection.ticket.acknowledge(rejection.event.size)
+            self._sink.replaced(rejection)
+            # Of what has just been sent: in its place.
+            self._rejections.extendleft(reversed(self._sink.rejected()))
+
+    def _instead(self, rejection: Rejection) -> Iterator[Event]:
+        event = rejection.event
+        instead = smaller(event, rejection.share) if rejection.too_large else None
+        if instead is not None:
+            return instead
+        if event.dead_letter:
+            raise SinkRefused(f"the sink refuses dead letter {event.id}: {rejection.reason}. The position is unmoved")
+        if self._settings.on_failure == "stop":
+            raise PoisonError(
+                f"event {event.id} cannot be delivered: {rejection.reason}. The position is unmoved. What to do:"
+                " mend the cause and start again, or let on_failure be dead_letter"
+            )
+        log.warning("event quarantined", id=event.id, reason=rejection.reason)
+        return iter([rejected_letter(event, rejection.reason)])
 
     def _tick(self, seconds: float = 0.0) -> None:
         """What must go on whatever else waits: acknowledgements, and status updates."""
@@ -266,6 +268,8 @@ class Pipeline:
             accept_gap = self._settings.accept_gap and first
             guard.check(confirmed, accept_gap=accept_gap)
             position = self._sink.resume(session.identity)
+            if self._sink.forgets:
+                self._rejections.clear()
             if position is None:
                 # What was acknowledged meanwhile counts; what was in flight with the old stream comes again.
                 start, done = max(confirmed, self._checkpoint.advance()), ""
@@ -273,13 +277,12 @@ class Pipeline:
                 known = (position.system_identifier, position.timeline, position.end_lsn)
                 guard.check_sink(known, confirmed, accept_gap=accept_gap)
                 start, done = max(confirmed, position.end_lsn), position.last_event
-                self._rejections.clear()
             session.start(start)
         except BaseException:
             session.close()
             raise
         # What the sink still holds of the old stream counts for the budget, unless it has forgotten that.
-        self._checkpoint = Checkpoint(start, self._checkpoint.in_flight if position is None else None)
+        self._checkpoint = Checkpoint(start, None if self._sink.forgets else self._checkpoint.in_flight)
         self._start_lsn, self._done = start, done
         self._status_sent, self._status_at = 0, 0.0
         self._heartbeat_at = time.monotonic()

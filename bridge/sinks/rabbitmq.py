@@ -19,6 +19,7 @@ from bridge.config import RabbitMQ as RabbitMQConfig
 from bridge.errors import BridgeError, NameRefused, SinkRefused, SinkUnreachable
 from bridge.event import Event
 from bridge.naming import AMQP_NAME_BYTES, Destinations, RoutingKeys
+from bridge.parts import room
 from bridge.sinks import rabbitmq_topology as topology
 from bridge.sinks.base import Rejection, Sink
 from bridge.sinks.rabbitmq_link import Link, parameters
@@ -33,7 +34,11 @@ _DEFAULT_EXCHANGE: Final = ""
 _TELL_AGAIN_SECONDS: Final = 60.0
 _PROPERTIES_BYTES: Final = 1024
 """More than the properties take without the headers and the id."""
-_TOO_LARGE: Final = re.compile(r"message size (\d+) is larger")
+_BESIDE_ID_BYTES: Final = 3
+"""In a message's body: quotes and a comma."""
+_BESIDE_KEY_BYTES: Final = 5
+"""In the CC header: the value's type and length."""
+_TOO_LARGE: Final = re.compile(r"message size (\d+) is larger than (?:configured )?max size (\d+)")
 
 
 class _Tale:
@@ -68,6 +73,8 @@ class RabbitMQSink(Sink):
         self._sent = 0
         self._tales: dict[str, _Tale] = {}
         self._rejections: list[Rejection] = []
+        self._body_bytes: int | None = None
+        """The broker's max_message_size, once it has told it: it does when it closes the channel over a larger message."""
         self._failure: BridgeError | None = None
         self._is_open = self._is_closed = False
 
@@ -101,9 +108,8 @@ class RabbitMQSink(Sink):
             return False
         properties = self._properties(event)
         ticket.sent(event.size)
-        if (size := self._header_bytes(event, properties)) > self._link.frame_bytes:
-            reason = f"with headers of {size} bytes, more than RabbitMQ's frame_max of {self._link.frame_bytes}"
-            self._rejections.append(Rejection(event, ticket, reason, too_large=False))
+        if (rejection := self._too_large(event, ticket, properties)) is not None:
+            self._rejections.append(rejection)
             return True
         self._sent += 1
         self._publish(channel, Outgoing(event, ticket, self._sent), properties)
@@ -115,6 +121,11 @@ class RabbitMQSink(Sink):
         self._link.step(timeout_seconds)
         self._publish_again()
         self._raise_failure()
+        return self.rejected()
+
+    def rejected(self) -> Sequence[Rejection]:
+        if not self._rejections:
+            return ()
         rejections, self._rejections = self._rejections, []
         return rejections
 
@@ -176,6 +187,29 @@ class RabbitMQSink(Sink):
             text += sum(len(each) + 8 for each in event.subscription_ids)
         most = _PROPERTIES_BYTES + 4 * text
         return most if most <= self._link.frame_bytes else len(Header(1, len(event.value), properties).marshal())
+
+    def _too_large(self, event: Event, ticket: Ticket, properties: pika.BasicProperties) -> Rejection | None:
+        """What is known to be larger than the broker takes, and could go in parts: so the event keeps its place. Whether
+        a body that cannot be divided is too large the broker is asked, whose limit may have been raised."""
+        frame = self._link.frame_bytes
+        body = self._body_share(event, len(event.value))
+        if (size := self._header_bytes(event, properties)) > frame:
+            share = room(event, size, frame, _BESIDE_KEY_BYTES) if self._by_subscription else 0
+            if body is not None:
+                share = min(share, body)
+            reason = f"with headers of {size} bytes, more than RabbitMQ's frame_max of {frame}"
+            return Rejection(event, ticket, reason, too_large=share > 0, share=share)
+        return self._of_large_body(event, ticket) if body else None
+
+    def _body_share(self, event: Event, size: int) -> int | None:
+        """Of how many subscriptions a body holds the ids; None: it should not be too large."""
+        limit = self._body_bytes
+        return None if limit is None or size <= limit else room(event, size, limit, _BESIDE_ID_BYTES)
+
+    def _of_large_body(self, event: Event, ticket: Ticket) -> Rejection:
+        size = len(event.value)
+        reason = f"of {size} bytes, larger than RabbitMQ takes (max_message_size)"
+        return Rejection(event, ticket, reason, too_large=True, share=self._body_share(event, size))
 
     def _publish(self, channel: Any, message: Outgoing, properties: pika.BasicProperties) -> None:
         exchange, key = self._address(message)
@@ -259,9 +293,9 @@ class RabbitMQSink(Sink):
         """The channel is gone, for instance because the broker takes no message of that size."""
         if found := _TOO_LARGE.search(text):
             message = self._window.take_with_body_of(int(found[1]))
+            self._body_bytes = int(found[2])
             if message is not None:
-                reason = f"of {found[1]} bytes, larger than RabbitMQ takes (max_message_size)"
-                self._rejections.append(Rejection(message.event, message.ticket, reason, too_large=True))
+                self._rejections.append(self._of_large_body(message.event, message.ticket))
         self._again += self._window.lose()
 
     def _tell(self, what: str, exchange: str, **more: str) -> None:
