@@ -1,4 +1,4 @@
-"""An event: what goes to the sink. Pure values; writer.py makes them."""
+"""An event: what goes to the sink, and its smaller forms. Pure values; writer.py makes them, parts.py divides them."""
 
 import hashlib
 import json

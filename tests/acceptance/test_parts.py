@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 import pytest
 from confluent_kafka import Consumer, KafkaError, TopicPartition
+from confluent_kafka.admin import AlterConfigOpType, ConfigEntry, ConfigResource
 
 from bridge.errors import Exit
 from tests.acceptance.test_rabbitmq_limits import IMPATIENT, is_confirmed
@@ -151,6 +152,53 @@ def test_an_event_for_100000_subscribers_arrives_whole(
         mine = from_rabbitmq(broker, f"{prefix}mine")
         assert [each.title[0] for each in mine] == ["a", "b", "c"]
         assert all(uuid(7) in each.value["subscription_ids"] for each in mine)
+    assert running.stop() == Exit.OK
+
+
+def test_a_limit_that_rabbitmq_has_told_once_is_known_and_a_large_record_is_shrunk_besides(
+    database: Database, rabbitmq: RabbitMQ, prefix: str, bridge: Any
+) -> None:
+    subscribe(database, 3000)
+    running = bridge(config=config(database, rabbitmq_sink(rabbitmq, prefix)))
+    rabbitmq.control("eval", "application:set_env(rabbit, max_message_size, 20000).")
+    try:
+        running.wait_until_streaming()
+        database.execute("insert into book select n, 'a' from generate_series(1, 5) n")
+        database.wait_until_confirmed()
+        assert running.stderr.count("rabbitmq closed the channel") == 1
+        database.execute("insert into book values (6, repeat('x', 30000))")
+        database.wait_until_confirmed()
+    finally:
+        rabbitmq.control("eval", "application:set_env(rabbit, max_message_size, 134217728).")
+
+    messages = from_rabbitmq(rabbitmq, f"{prefix}inbox")
+    for row in range(1, 6):
+        assert_whole([each for each in messages if each.value["wal"]["record"]["id"] == row], 3000)
+    shrunk = [each for each in messages if each.value["errors"]]
+    assert {each.value["errors"][0] for each in shrunk} == {"Error 413: Payload Too Large"}
+    assert all(each.value["wal"]["record"] == {"id": 6} for each in shrunk)
+    assert sorted(one for each in shrunk for one in each.value["subscription_ids"]) == [*map(uuid, range(3000))]
+    assert len(messages) == 6 * 7
+    assert running.stop() == Exit.OK
+
+
+def test_where_kafka_s_limit_is_not_known_it_is_found_by_halving(
+    database: Database, kafka: Kafka, prefix: str, bridge: Any
+) -> None:
+    subscribe(database, 3000)
+    running = bridge(config=config(database, kafka_sink(kafka, prefix, **{"batch.size": 20_000})))
+    running.wait_until_streaming()
+    topic = f"{prefix}public.book"
+    lowered = ConfigEntry("max.message.bytes", "20000", incremental_operation=AlterConfigOpType.SET)
+    resource = ConfigResource(ConfigResource.Type.TOPIC, topic, incremental_configs=[lowered])
+    admin = kafka.admin
+    admin.incremental_alter_configs([resource])[resource].result(10)
+
+    database.execute("insert into book values (1, 'a')")
+    database.wait_until_confirmed()
+    parts = from_kafka(kafka, topic)
+    assert [each.headers["part"] for each in parts] == [f"{number}/8" for number in range(1, 9)]
+    assert_whole(parts, 3000)
     assert running.stop() == Exit.OK
 
 
