@@ -1,5 +1,5 @@
-"""What takes the place of an event that is too large for the sink: parts of it, each for its share of the audience, or a
-smaller one. Pure.
+"""What takes the place of an event that the sink refuses: parts of it, each for its share of the audience; a smaller one;
+or its dead letter. Pure.
 
 Parts come first: who gets one has the whole record. The same event, audience and limit always give the same parts.
 """
@@ -8,7 +8,8 @@ from collections.abc import Iterator
 
 import msgspec
 
-from bridge.event import Event, short_hash, shrunk, smaller_letters
+from bridge.errors import PoisonError, SinkRefused
+from bridge.event import Event, rejected_letter, short_hash, shrunk, smaller_letters
 
 PART_BYTES = 128
 """More than a part's longer id and its own header add to a message."""
@@ -55,6 +56,21 @@ def smaller(event: Event, share: int | None) -> Iterator[Event] | None:
         return _parts(event, number)
     less = shrunk(event)
     return None if less is None else iter([less])
+
+
+def last_resort(event: Event, reason: str, *, stop: bool) -> Event:
+    """The dead letter of an event that the sink refuses, and nothing smaller would help.
+
+    Raises PoisonError where it is to `stop` instead, and SinkRefused for what is a dead letter already.
+    """
+    if event.dead_letter:
+        raise SinkRefused(f"the sink refuses dead letter {event.id}: {reason}. The position is unmoved")
+    if stop:
+        raise PoisonError(
+            f"event {event.id} cannot be delivered: {reason}. The position is unmoved. What to do: mend the cause and start"
+            " again, or let on_failure be dead_letter"
+        )
+    return rejected_letter(event, reason)
 
 
 def _number_of_parts(event: Event, share: int | None) -> int:

@@ -12,19 +12,19 @@ import contextlib
 import select
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 
 import structlog
 
 from bridge.backoff import Backoff
 from bridge.change import Commit
 from bridge.checkpoint import Checkpoint, Ticket
-from bridge.errors import PoisonError, SinkRefused, SlotActive, SlotError, Transient, Undelivered
-from bridge.event import Event, rejected_letter
+from bridge.errors import SlotActive, SlotError, Transient, Undelivered
+from bridge.event import Event
 from bridge.health import Health
 from bridge.lsn import Identity, format_lsn
 from bridge.pace import Pace
-from bridge.parts import smaller
+from bridge.parts import last_resort, smaller
 from bridge.session import Session, SourceSettings, same_server
 from bridge.sinks.base import Rejection, Sink
 from bridge.slot import Slot
@@ -180,28 +180,18 @@ class Pipeline:
         same ticket, so that the position waits for that instead."""
         while self._rejections:
             rejection = self._rejections[0]
-            for each in self._instead(rejection):
+            event, reason = rejection.event, rejection.reason
+            instead = smaller(event, rejection.share) if rejection.too_large else None
+            if instead is None:
+                instead = iter([last_resort(event, reason, stop=self._settings.on_failure == "stop")])
+                log.warning("event quarantined", id=event.id, reason=reason)
+            for each in instead:
                 self._hand_over(each, rejection.ticket)
             self._rejections.popleft()
             rejection.ticket.acknowledge(rejection.event.size)
             self._sink.replaced(rejection)
             # Of what has just been sent: in its place.
             self._rejections.extendleft(reversed(self._sink.rejected()))
-
-    def _instead(self, rejection: Rejection) -> Iterator[Event]:
-        event = rejection.event
-        instead = smaller(event, rejection.share) if rejection.too_large else None
-        if instead is not None:
-            return instead
-        if event.dead_letter:
-            raise SinkRefused(f"the sink refuses dead letter {event.id}: {rejection.reason}. The position is unmoved")
-        if self._settings.on_failure == "stop":
-            raise PoisonError(
-                f"event {event.id} cannot be delivered: {rejection.reason}. The position is unmoved. What to do:"
-                " mend the cause and start again, or let on_failure be dead_letter"
-            )
-        log.warning("event quarantined", id=event.id, reason=rejection.reason)
-        return iter([rejected_letter(event, rejection.reason)])
 
     def _tick(self, seconds: float = 0.0) -> None:
         """What must go on whatever else waits: acknowledgements, and status updates."""

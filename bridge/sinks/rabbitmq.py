@@ -4,14 +4,12 @@ Every message is persistent, mandatory and confirmed; many are unconfirmed at a 
 connection is lost goes again, in order, before anything new.
 """
 
-import re
 import time
 from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
 import pika
 import structlog
-from pika.frame import Header
 from pika.spec import Basic
 
 from bridge.checkpoint import Ticket
@@ -19,11 +17,11 @@ from bridge.config import RabbitMQ as RabbitMQConfig
 from bridge.errors import BridgeError, NameRefused, SinkRefused, SinkUnreachable
 from bridge.event import Event
 from bridge.naming import AMQP_NAME_BYTES, Destinations, RoutingKeys
-from bridge.parts import room
 from bridge.sinks import rabbitmq_topology as topology
 from bridge.sinks.base import Rejection, Sink
 from bridge.sinks.rabbitmq_link import Link, parameters
 from bridge.sinks.rabbitmq_refusals import REFUSED_MESSAGES, REFUSED_SECONDS, Refusals
+from bridge.sinks.rabbitmq_sizes import Sizes
 from bridge.sinks.rabbitmq_window import Outgoing, Window
 
 log = structlog.get_logger()
@@ -32,13 +30,6 @@ OPEN_SECONDS: Final = 10.0
 UNCONFIRMED_MESSAGES, UNCONFIRMED_BYTES = 2000, 8 << 20
 _DEFAULT_EXCHANGE: Final = ""
 _TELL_AGAIN_SECONDS: Final = 60.0
-_PROPERTIES_BYTES: Final = 1024
-"""More than the properties take without the headers and the id."""
-_BESIDE_ID_BYTES: Final = 3
-"""In a message's body: quotes and a comma."""
-_BESIDE_KEY_BYTES: Final = 5
-"""In the CC header: the value's type and length."""
-_TOO_LARGE: Final = re.compile(r"message size (\d+) is larger than (?:configured )?max size (\d+)")
 
 
 class _Tale:
@@ -54,6 +45,7 @@ class RabbitMQSink(Sink):
         self._destinations = Destinations("sink.rabbitmq.exchange", config.exchange, config.prefix, {}, kafka=False)
         self._keys = RoutingKeys("sink.rabbitmq.routing_key", config.routing_key)
         self._by_subscription = config.route_by == "subscription"
+        self._sizes = Sizes(by_subscription=self._by_subscription)
         self._unroutable = config.unroutable
         self._unrouted = f"{config.prefix}unrouted"
         self._topology = topology.Topology()
@@ -73,8 +65,6 @@ class RabbitMQSink(Sink):
         self._sent = 0
         self._tales: dict[str, _Tale] = {}
         self._rejections: list[Rejection] = []
-        self._body_bytes: int | None = None
-        """The broker's max_message_size, once it has told it: it does when it closes the channel over a larger message."""
         self._failure: BridgeError | None = None
         self._is_open = self._is_closed = False
 
@@ -108,7 +98,7 @@ class RabbitMQSink(Sink):
             return False
         properties = self._properties(event)
         ticket.sent(event.size)
-        if (rejection := self._too_large(event, ticket, properties)) is not None:
+        if (rejection := self._sizes.refuse(event, ticket, properties, self._link.frame_bytes)) is not None:
             self._rejections.append(rejection)
             return True
         self._sent += 1
@@ -179,37 +169,6 @@ class RabbitMQSink(Sink):
             type=event.kind,
             app_id="walrus-bridge",
         )
-
-    def _header_bytes(self, event: Event, properties: pika.BasicProperties) -> int:
-        """The size of the frame of properties and headers: exact where it is large, else not below it."""
-        text = sum(len(name) + len(value) + 8 for name, value in event.headers) + len(event.id)
-        if self._by_subscription:
-            text += sum(len(each) + 8 for each in event.subscription_ids)
-        most = _PROPERTIES_BYTES + 4 * text
-        return most if most <= self._link.frame_bytes else len(Header(1, len(event.value), properties).marshal())
-
-    def _too_large(self, event: Event, ticket: Ticket, properties: pika.BasicProperties) -> Rejection | None:
-        """What is known to be larger than the broker takes, and could go in parts: so the event keeps its place. Whether
-        a body that cannot be divided is too large the broker is asked, whose limit may have been raised."""
-        frame = self._link.frame_bytes
-        body = self._body_share(event, len(event.value))
-        if (size := self._header_bytes(event, properties)) > frame:
-            share = room(event, size, frame, _BESIDE_KEY_BYTES) if self._by_subscription else 0
-            if body is not None:
-                share = min(share, body)
-            reason = f"with headers of {size} bytes, more than RabbitMQ's frame_max of {frame}"
-            return Rejection(event, ticket, reason, too_large=share > 0, share=share)
-        return self._of_large_body(event, ticket) if body else None
-
-    def _body_share(self, event: Event, size: int) -> int | None:
-        """Of how many subscriptions a body holds the ids; None: it should not be too large."""
-        limit = self._body_bytes
-        return None if limit is None or size <= limit else room(event, size, limit, _BESIDE_ID_BYTES)
-
-    def _of_large_body(self, event: Event, ticket: Ticket) -> Rejection:
-        size = len(event.value)
-        reason = f"of {size} bytes, larger than RabbitMQ takes (max_message_size)"
-        return Rejection(event, ticket, reason, too_large=True, share=self._body_share(event, size))
 
     def _publish(self, channel: Any, message: Outgoing, properties: pika.BasicProperties) -> None:
         exchange, key = self._address(message)
@@ -291,12 +250,14 @@ class RabbitMQSink(Sink):
 
     def _on_lost(self, _code: int, text: str) -> None:
         """The channel is gone, for instance because the broker takes no message of that size."""
-        if found := _TOO_LARGE.search(text):
-            message = self._window.take_with_body_of(int(found[1]))
-            self._body_bytes = int(found[2])
-            if message is not None:
-                self._rejections.append(self._of_large_body(message.event, message.ticket))
-        self._again += self._window.lose()
+        if (size := self._sizes.told(text)) and (message := self._window.take_with_body_of(size)) is not None:
+            self._rejections.append(self._sizes.refuse_body(message.event, message.ticket))
+        for message in self._window.lose():
+            if self._sizes.is_divisible(message.event):
+                # Published before the limit was known: it would only close the channel again.
+                self._rejections.append(self._sizes.refuse_body(message.event, message.ticket))
+            else:
+                self._again.append(message)
 
     def _tell(self, what: str, exchange: str, **more: str) -> None:
         """Log it with its number since the last time, but not for each message of an exchange."""
