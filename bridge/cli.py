@@ -215,6 +215,7 @@ def _sink(config: Config, file: Path | None) -> Sink:
 
 def _settings(config: Config, *, wait: bool, accept_gap: bool) -> "Settings":
     """The config's values, plain, for the pipeline."""
+    from bridge.pace import parse_table
     from bridge.pipeline import Settings
 
     source = config.source
@@ -230,6 +231,8 @@ def _settings(config: Config, *, wait: bool, accept_gap: bool) -> "Settings":
         judging_connection=config.rls.connection,
         max_record_bytes=config.events.max_record_bytes,
         in_flight_bytes=config.limits.in_flight,
+        events_per_second=config.limits.events_per_second,
+        events_per_table={parse_table(table): rate for table, rate in config.limits.per_table.items()},
         on_failure=config.on_failure,
         leave=config.events.leave,
         wait=wait,

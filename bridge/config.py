@@ -164,9 +164,12 @@ class Limits(Section, frozen=True):
         msgspec.field(default_factory=partial(Size, 64 << 20))
     )
     events_per_second: Annotated[
-        int | None, _about("At most so many events a second. Not available in this version: null.")
+        int | None, _about("At most so many events a second; reading slows down, nothing is dropped. null: no limit.")
     ] = None
-    per_table: Annotated[dict[str, int], _about("The same for single tables. Not available in this version: {}.")] = {}
+    per_table: Annotated[
+        dict[str, int],
+        _about('The same for single tables: {"schema.table": 100}. The others wait too, as order is kept.'),
+    ] = {}
 
 
 class Http(Section, frozen=True):

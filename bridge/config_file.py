@@ -13,9 +13,10 @@ import msgspec
 import yaml
 
 from bridge import yaml_source
-from bridge.config import Config, Section
+from bridge.config import Config, Limits, Section
 from bridge.errors import ConfigError
 from bridge.naming import check_template
+from bridge.pace import parse_table
 from bridge.patterns import parse_pattern
 from bridge.sql import connection_fault
 from bridge.units import Address, Duration, Size
@@ -169,14 +170,26 @@ def faults(config: Config) -> Iterable[tuple[str, str]]:
         yield from _connection_faults("rls.connection", config.rls.connection)
     if config.events.max_record_bytes < 1:
         yield "events.max_record_bytes", "must be at least 1"
-    if config.limits.in_flight < 1:
-        yield "limits.in_flight", "must be at least 1"
+    yield from _limits_faults(config.limits)
     if config.delivery == "exactly_once" and config.sink.kafka is None:
         yield "delivery", "exactly_once is possible with sink.kafka only, which has transactions; use at_least_once"
-    if config.limits.events_per_second is not None:
-        yield "limits.events_per_second", f"{_UNAVAILABLE}; use null"
-    if config.limits.per_table:
-        yield "limits.per_table", f"{_UNAVAILABLE}; use {{}}"
+
+
+def _limits_faults(limits: Limits) -> Iterable[tuple[str, str]]:
+    if limits.in_flight < 1:
+        yield "limits.in_flight", "must be at least 1"
+    if limits.events_per_second is not None and limits.events_per_second < 1:
+        yield "limits.events_per_second", "must be at least 1; null is no limit"
+    for table, rate in limits.per_table.items():
+        path = f"limits.per_table.{table}"
+        if rate < 1:
+            yield path, "must be at least 1; a table that is to have no events belongs in source.tables.exclude"
+        try:
+            parse_table(table)
+        except ValueError as error:
+            yield path, str(error)
+        else:
+            yield from _quote_faults(path, table)
 
 
 def _source_faults(config: Config) -> Iterable[tuple[str, str]]:
@@ -239,6 +252,10 @@ def _pattern_faults(path: str, pattern: str) -> Iterable[tuple[str, str]]:
         parse_pattern(pattern)
     except ValueError as error:
         yield path, f"{error} (a star stands for a whole name; a backslash before a dot or star of a name)"
+    yield from _quote_faults(path, pattern)
+
+
+def _quote_faults(path: str, pattern: str) -> Iterable[tuple[str, str]]:
     if '"' in re.sub(r"\\.", "", pattern):
         yield path, f"{pattern!r}: names are written as in the catalog, without quotes"
 

@@ -1,4 +1,4 @@
-"""An event: what goes to the sink. Pure values; writer.py makes them."""
+"""An event: what goes to the sink, and its smaller forms. Pure values; writer.py makes them, parts.py divides them."""
 
 import hashlib
 import json
@@ -13,8 +13,11 @@ SMALL_VALUE_BYTES = 64
 
 _ORDER_LENGTH = 16 + 1 + 16 + 1 + 8
 
+_CHANGE_ID_STEPS = 5
+"""Steps of an id that all events of a change share: up to the table's name."""
+
 LARGEST_BURIED_BYTES = 64 << 10
-"""A rejected event larger than this is not in its dead letter."""
+"""Of a rejected event, a `wal` larger than this is not in its dead letter."""
 
 Json = Mapping[str, bytes]
 """By column: the value's JSON."""
@@ -78,7 +81,12 @@ class _Value(msgspec.Struct):
     errors: list[str]
 
 
+class _WithWal(msgspec.Struct):
+    wal: msgspec.Raw
+
+
 _decode_value = msgspec.json.Decoder(_Value).decode
+_decode_wal = msgspec.json.Decoder(_WithWal).decode
 
 
 def shrunk(event: Event) -> Event | None:
@@ -100,9 +108,12 @@ def shrunk(event: Event) -> Event | None:
 
 def rejected_letter(event: Event, reason: str) -> Event:
     """The dead letter of an event that the sink can never take. Its id has no role, as all dead letters' have none;
-    a value too large to be delivered is itself left out."""
-    letter_id = event.id.rsplit("/", 1)[0]
+    a value too large to be delivered is itself left out. Others may have got their parts of the event: then it lists
+    who did not, and its id ends as the part's."""
     found = dict(event.headers)
+    letter_id = "/".join(event.id.split("/")[:_CHANGE_ID_STEPS])
+    if "part" in found:
+        letter_id += event.id[event.id.rindex("/") :]
     body: dict[str, object] = {
         "reason": reason,
         "id": letter_id,
@@ -113,8 +124,11 @@ def rejected_letter(event: Event, reason: str) -> Event:
         "undecided": [],
         "role": found.get("role"),
     }
-    if len(event.value) <= LARGEST_BURIED_BYTES:
-        body["change"] = json.loads(event.value)["wal"]
+    if "part" in found:
+        body["undelivered"] = event.subscription_ids
+    wal = _decode_wal(event.value).wal
+    if len(bytes(wal)) <= LARGEST_BURIED_BYTES:
+        body["change"] = wal
     else:
         body["change"] = {"type": event.kind, "commit_timestamp": found["commit_timestamp"]}
         body["truncated"] = True
@@ -122,8 +136,8 @@ def rejected_letter(event: Event, reason: str) -> Event:
         event,
         id=letter_id,
         key=letter_id.encode(),
-        value=json.dumps({"dead_letter": body}, ensure_ascii=False, separators=(",", ":")).encode(),
-        headers=[("id", letter_id), *(each for each in event.headers if each[0] not in {"id", "role"})],
+        value=msgspec.json.encode({"dead_letter": body}),
+        headers=[("id", letter_id), *(each for each in event.headers if each[0] not in {"id", "role", "part"})],
         subscription_ids=(),
         dead_letter=True,
     )
@@ -131,9 +145,10 @@ def rejected_letter(event: Event, reason: str) -> Event:
 
 def smaller_letters(event: Event) -> list[Event]:
     """What takes the place of a dead letter that the sink finds too large: the same without its long values, then
-    without values, then two of one half each of the undecided subscriptions. None: no smaller one would help."""
+    without values, then two of one half each of the undecided or undelivered subscriptions. None: no smaller one would
+    help."""
     body = json.loads(event.value)["dead_letter"]
-    change, undecided = body["change"], body["undecided"]
+    change = body["change"]
     rows = [change[name] for name in ("record", "old_record") if name in change]
     if any(len(json_text(value)) > SMALL_VALUE_BYTES for row in rows for value in row.values()):
         small = {
@@ -146,8 +161,10 @@ def smaller_letters(event: Event) -> list[Event]:
     if rows or "columns" in change:
         bare = {name: change[name] for name in ("type", "commit_timestamp") if name in change}
         return [_letter_with(event, body, change=bare)]
-    half = len(undecided) // 2
-    return [_letter_with(event, body, undecided=part) for part in (undecided[:half], undecided[half:])] if half else []
+    name = max(("undecided", "undelivered"), key=lambda each: len(body.get(each, ())))
+    listed = body[name]
+    half = len(listed) // 2
+    return [_letter_with(event, body, **{name: part}) for part in (listed[:half], listed[half:])] if half else []
 
 
 def _letter_with(event: Event, body: dict[str, object], **changed: object) -> Event:

@@ -23,6 +23,8 @@ class Health:
         self.loop_at = time.monotonic()
         """time.monotonic() of the loop's last turn."""
         self.streaming = False
+        self.held_back_seconds = 0.0
+        """How long `limits.events_per_second` and `per_table` have held the stream back, since the start."""
 
     def turn(self) -> None:
         """The loop is alive; called at every turn."""

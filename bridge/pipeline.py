@@ -13,17 +13,19 @@ import gc
 import select
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import structlog
 
 from bridge.backoff import Backoff
 from bridge.change import Commit
 from bridge.checkpoint import Checkpoint, Ticket
-from bridge.errors import PoisonError, SinkRefused, SlotActive, SlotError, Transient, Undelivered
-from bridge.event import Event, rejected_letter, shrunk, smaller_letters
+from bridge.errors import SlotActive, SlotError, Transient, Undelivered
+from bridge.event import Event
 from bridge.health import Health
 from bridge.lsn import Identity, format_lsn
+from bridge.pace import Pace
+from bridge.parts import last_resort, smaller
 from bridge.session import Session, SourceSettings, same_server
 from bridge.sinks.base import Rejection, Sink
 from bridge.slot import Slot
@@ -36,6 +38,8 @@ STATUS_SECONDS = 1.0
 """A status update at least this often, so that wal_sender_timeout never ends the stream."""
 STATUS_MOVED_SECONDS = 0.01
 """And this soon after the confirmable LSN moved: a late one multiplies duplicates after a kill."""
+IN_FLIGHT_SECONDS = 0.002
+"""The sink is polled so often while it has events: not all have a socket to wait on."""
 PROGRESS_SECONDS = 60.0
 DRAIN_SECONDS = 20.0
 """After a signal: how long the broker has to acknowledge what was read."""
@@ -48,6 +52,8 @@ OWN_WALSENDER_SECONDS = 5.0
 class Settings(SourceSettings, frozen=True, kw_only=True):
     heartbeat_seconds: float = 60.0
     in_flight_bytes: int = 64 << 20
+    events_per_second: int | None = None
+    events_per_table: Mapping[tuple[str, str], int] = {}
     wait: bool = False
     """Wait for a slot that another client holds, as a standby instance would."""
     accept_gap: bool = False
@@ -90,6 +96,11 @@ class Pipeline:
         self._heartbeat_at = 0.0
         self._progress_at = time.monotonic()
         self._events = 0
+        self._pace = Pace(settings.events_per_second, settings.events_per_table)
+        self._paced = ""
+        """`order` of the change whose events are let go now."""
+        self._told_seconds = 0.0
+        """How much waiting the log has told of."""
 
     def run(self) -> None:
         try:
@@ -116,11 +127,12 @@ class Pipeline:
             if reading:
                 batch = session.stream.read(BATCH_MESSAGES, BATCH_BYTES)
                 more = batch.more
-                for output in session.judging.process(session.decode(batch.data)):
-                    if isinstance(output, Commit):
-                        self._checkpoint.commit(output.end_lsn)
-                    else:
-                        self._send(output)
+                for portion in self._pace.portions(session.decode(batch.data)):
+                    for output in session.judging.process(portion):
+                        if isinstance(output, Commit):
+                            self._checkpoint.commit(output.end_lsn)
+                        else:
+                            self._send(output, session)
                 if batch.keepalive is not None and not session.in_transaction:
                     self._checkpoint.keepalive(batch.keepalive)
                 if batch.reply_wanted:
@@ -128,15 +140,37 @@ class Pipeline:
             self._tick()
             self._look_ahead(session)
 
-    def _send(self, event: Event) -> None:
-        """Hand the event to the sink; while it is full, all else goes on but reading."""
+    def _send(self, event: Event, session: Session) -> None:
+        """Hand the event to the sink; while it is full, or the limits hold it back, all else goes on but reading."""
         if self._done:
             if event.order <= self._done:
                 return
             self._done = ""
+        if self._pace.is_limited:
+            self._hold_back(event, session)
         self._events += 1
         self._hand_over(event, self._checkpoint.current)
+        self._rejections.extend(self._sink.rejected())
         self._bury_rejections()
+
+    def _hold_back(self, event: Event, session: Session) -> None:
+        """Wait until the limits let it go; but never between the events of one change, which stay together."""
+        table = (event.schema, event.table)
+        began = now = time.monotonic()
+        if event.order != self._paced:
+            self._paced = event.order
+            while (seconds := self._pace.wait_seconds(table, now)) > 0:
+                if self._stop.requested:
+                    raise Stopping
+                self._wait(seconds)
+                self._bury_rejections()
+                self._tick()
+                self._look_ahead(session)
+                now = time.monotonic()
+            if now > began and self._pace.waited(now - began, now):
+                log.info("held back by limits", table=f"{event.schema}.{event.table}")
+            self._health.held_back_seconds = self._pace.waited_seconds
+        self._pace.spend(table, now)
 
     def _hand_over(self, event: Event, ticket: Ticket) -> None:
         while not self._sink.send(event, ticket):
@@ -145,32 +179,22 @@ class Pipeline:
             self._tick(0.005)
 
     def _bury_rejections(self) -> None:
-        """What the broker does not take goes as a dead letter, or first smaller, as error 413, where that may help: under
-        the same ticket, so that the position waits for that instead."""
+        """What the broker does not take goes in parts or smaller where that may help, else as a dead letter: under the
+        same ticket, so that the position waits for that instead."""
         while self._rejections:
-            rejection = self._rejections.popleft()
-            event = rejection.event
-            if event.dead_letter:
-                smaller = smaller_letters(event) if rejection.too_large else []
-                if not smaller:
-                    raise SinkRefused(
-                        f"the sink refuses dead letter {event.id}: {rejection.reason}. The position is unmoved"
-                    )
-                for each in smaller:
-                    self._hand_over(each, rejection.ticket)
-                rejection.ticket.acknowledge(event.size)
-                continue
-            instead = shrunk(event) if rejection.too_large else None
+            rejection = self._rejections[0]
+            event, reason = rejection.event, rejection.reason
+            instead = smaller(event, rejection.share) if rejection.too_large else None
             if instead is None:
-                if self._settings.on_failure == "stop":
-                    raise PoisonError(
-                        f"event {event.id} cannot be delivered: {rejection.reason}. The position is unmoved. What to do:"
-                        " mend the cause and start again, or let on_failure be dead_letter"
-                    )
-                instead = rejected_letter(event, rejection.reason)
-                log.warning("event quarantined", id=event.id, reason=rejection.reason)
-            self._hand_over(instead, rejection.ticket)
-            rejection.ticket.acknowledge(event.size)
+                instead = iter([last_resort(event, reason, stop=self._settings.on_failure == "stop")])
+                log.warning("event quarantined", id=event.id, reason=reason)
+            for each in instead:
+                self._hand_over(each, rejection.ticket)
+            self._rejections.popleft()
+            rejection.ticket.acknowledge(rejection.event.size)
+            self._sink.replaced(rejection)
+            # Of what has just been sent: in its place.
+            self._rejections.extendleft(reversed(self._sink.rejected()))
 
     def _tick(self, seconds: float = 0.0) -> None:
         """What must go on whatever else waits: acknowledgements, and status updates."""
@@ -187,8 +211,14 @@ class Pipeline:
                 events=self._events,
                 confirmed=format_lsn(confirmed),
                 in_flight=self._checkpoint.in_flight_events,
+                **self._held_back(),
             )
             self._events, self._progress_at = 0, now
+
+    def _held_back(self) -> dict[str, float]:
+        """Of the last minute, what the limits have cost; said only where there are limits."""
+        waited, self._told_seconds = self._pace.waited_seconds - self._told_seconds, self._pace.waited_seconds
+        return {"held_back_seconds": round(waited, 1)} if self._pace.is_limited else {}
 
     def _confirmable(self) -> int:
         return max(self._start_lsn, self._sink.confirmable(self._checkpoint.advance()))
@@ -220,15 +250,16 @@ class Pipeline:
     def _wait_for_work(self, session: Session, *, reading: bool, at_once: bool) -> None:
         """Until a socket has something, or it is time for a status update."""
         self._bury_rejections()
+        self._wait(0 if at_once else STATUS_SECONDS / 2, session.stream.fileno() if reading else None)
+
+    def _wait(self, seconds: float, source: int | None = None) -> None:
+        """At most so long, until a socket has something: the signals', the sink's, and that of `source`."""
         poller = select.poll()
-        poller.register(self._stop.fileno(), select.POLLIN)
-        if reading:
-            poller.register(session.stream.fileno(), select.POLLIN)
-        descriptor = self._sink.fileno()
-        if descriptor is not None:
-            poller.register(descriptor, select.POLLIN)
+        for descriptor in (self._stop.fileno(), self._sink.fileno(), source):
+            if descriptor is not None:
+                poller.register(descriptor, select.POLLIN)
         waiting = self._checkpoint.in_flight_events > 0 or self._checkpoint.confirmed > self._status_sent
-        poller.poll(0 if at_once else 2 if waiting else STATUS_SECONDS * 500)
+        poller.poll(1000 * min(seconds, IN_FLIGHT_SECONDS if waiting else STATUS_SECONDS / 2))
 
     def _look_ahead(self, session: Session) -> None:
         """What is due between batches: the guard's ceiling and the heartbeat."""
@@ -269,6 +300,8 @@ class Pipeline:
             accept_gap = self._settings.accept_gap and first
             guard.check(confirmed, accept_gap=accept_gap)
             position = self._sink.resume(session.identity)
+            if self._sink.forgets:
+                self._rejections.clear()
             if position is None:
                 # What was acknowledged meanwhile counts; what was in flight with the old stream comes again.
                 start, done = max(confirmed, self._checkpoint.advance()), ""
@@ -276,13 +309,12 @@ class Pipeline:
                 known = (position.system_identifier, position.timeline, position.end_lsn)
                 guard.check_sink(known, confirmed, accept_gap=accept_gap)
                 start, done = max(confirmed, position.end_lsn), position.last_event
-                self._rejections.clear()
             session.start(start)
         except BaseException:
             session.close()
             raise
         # What the sink still holds of the old stream counts for the budget, unless it has forgotten that.
-        self._checkpoint = Checkpoint(start, self._checkpoint.in_flight if position is None else None)
+        self._checkpoint = Checkpoint(start, None if self._sink.forgets else self._checkpoint.in_flight)
         self._start_lsn, self._done = start, done
         self._status_sent, self._status_at = 0, 0.0
         self._heartbeat_at = time.monotonic()

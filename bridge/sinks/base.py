@@ -6,7 +6,7 @@ acknowledged. The loop keeps calling `poll`; while the broker is away `send` say
 """
 
 from collections.abc import Iterable, Sequence
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import msgspec
 
@@ -17,14 +17,16 @@ from bridge.lsn import Identity
 
 
 class Rejection(msgspec.Struct, frozen=True):
-    """An event that this sink cannot deliver. Its ticket is still open: the loop sends another under the same ticket,
-    then acknowledges the event."""
+    """An event that this sink cannot deliver. Its ticket is still open: the loop sends others under the same ticket,
+    then acknowledges the event and calls `replaced`."""
 
     event: Event
     ticket: Ticket
     reason: str
     too_large: bool
-    """With smaller values it might be delivered: the loop tries that first, then a dead letter."""
+    """In parts or with smaller values it might be delivered: the loop tries that first, then a dead letter."""
+    share: int | None = None
+    """Where it is too large: how many of its subscription ids one message has room for (parts.py). None: unknown."""
 
 
 class Position(msgspec.Struct, frozen=True):
@@ -39,6 +41,9 @@ class Position(msgspec.Struct, frozen=True):
 
 
 class Sink(Protocol):
+    forgets: ClassVar[bool] = False
+    """`resume` forgets what is not yet there for good: its tickets and rejections count no more."""
+
     def open(self, tables: Iterable[tuple[str, str]]) -> list[NameRefused]:
         """Connect, and make what the subscribed tables (schema, name) and the dead letters need. Called once.
 
@@ -47,8 +52,7 @@ class Sink(Protocol):
         """
 
     def resume(self, identity: Identity) -> Position | None:
-        """Before each start of the stream of that server: where it may go on. Whatever is not yet there for good is
-        forgotten. None: the sink keeps no such account.
+        """Before each start of the stream of that server: where it may go on. None: the sink has no such account.
 
         Blocks for seconds. Raises SinkUnreachable, SinkRefused.
         """
@@ -66,6 +70,15 @@ class Sink(Protocol):
         Raises SinkRefused for what cannot pass by waiting, SinkAborted. Errors in callbacks are latched and raised
         here.
         """
+
+    def rejected(self) -> Sequence[Rejection]:
+        """What `send` itself has found that cannot be delivered: asked for after it, so that what is sent in its place
+        keeps the event's place. `poll` gives what is not asked for here. Cheap."""
+        return ()
+
+    def replaced(self, rejection: Rejection) -> None:
+        """What takes a rejected event's place has been taken by `send`, all of it."""
+        return
 
     def confirmable(self, lsn: int) -> int:
         """All events up to `lsn` have been acknowledged: up to where may the slot be confirmed?"""

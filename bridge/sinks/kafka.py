@@ -19,15 +19,26 @@ from bridge.config import Kafka as KafkaConfig
 from bridge.errors import BridgeError, NameRefused, SinkRefused
 from bridge.event import Event
 from bridge.naming import Destinations
+from bridge.parts import room
 from bridge.sinks.base import Rejection, Sink
 from bridge.sinks.kafka_log import LibraryLog
-from bridge.sinks.kafka_settings import LARGEST_BATCH_BYTES, admin_settings, bootstrap_servers, producer_settings
+from bridge.sinks.kafka_settings import (
+    LARGEST_BATCH_BYTES,
+    admin_settings,
+    bootstrap_servers,
+    compresses,
+    largest_message_bytes,
+    producer_settings,
+)
 from bridge.sinks.kafka_topics import Topics
 
 log = structlog.get_logger()
 
 BATCH_OVERHEAD_BYTES: Final = 512
 """More than what Kafka's format adds to one message and its headers."""
+
+_BESIDE_ID_BYTES: Final = 3
+"""Quotes and a comma."""
 
 SAY_AGAIN_SECONDS: Final = 5.0
 """The same trouble with connections is logged once in so long."""
@@ -52,6 +63,8 @@ class KafkaSink(Sink):
         self._create = CreateTopics() if config.create_topics is True else config.create_topics or None
         self._destinations = Destinations("sink.kafka.topic", config.topic, config.prefix, config.topics, kafka=True)
         self._batch_bytes = LARGEST_BATCH_BYTES
+        self._compresses = compresses(self._settings)
+        self._largest_bytes = largest_message_bytes(self._settings)
         self._own_topics: dict[str, dict[str, str]] = {}
         """Topics of one partition besides, each with the configuration that it is made with."""
         self._routes: dict[tuple[str, str], str] = {}
@@ -89,9 +102,9 @@ class KafkaSink(Sink):
         if self._failure is not None:
             raise self._failure
         if self._is_too_large(event, topic):
-            return self._reject(
-                event, ticket, f"is larger than topic {topic} takes (max.message.bytes)", too_large=True
-            )
+            self._too_large(event, ticket, f"larger than topic {topic} takes (max.message.bytes)")
+            ticket.sent(event.size)
+            return True
         if event.key is None and self._topics is not None and self._topics.is_compacted(topic):
             # Kafka would refuse its whole batch, and say it of each event.
             reason = f"has no key, and topic {topic} is compacted (cleanup.policy), so Kafka takes only events with one"
@@ -120,6 +133,11 @@ class KafkaSink(Sink):
             self._on_error(error.args[0])
         if self._failure is not None:
             raise self._failure
+        return self.rejected()
+
+    def rejected(self) -> Sequence[Rejection]:
+        if not self._rejections:
+            return ()
         rejections, self._rejections = self._rejections, []
         return rejections
 
@@ -141,13 +159,29 @@ class KafkaSink(Sink):
         self._producer = Producer(self._settings | callbacks)
 
     def _is_too_large(self, event: Event, topic: str) -> bool:
-        """Whether the topic is known not to take it. Here the broker itself is asked, which knows best."""
-        return False
+        """Whether it is known that the topic does not take it. The broker knows best (a limit may have been raised, and
+        is one of what is compressed), so that it is asked; unless the event can go in parts, which does no harm, and
+        keeps its place so."""
+        return not self._compresses and bool(self._share(event, topic))
 
-    def _reject(self, event: Event, ticket: Ticket, reason: str, *, too_large: bool = False) -> bool:
+    def _share(self, event: Event, topic: str | None) -> int | None:
+        """Of how many of its subscriptions one message holds the ids; None: it should not be too large."""
+        limit = self._largest_bytes
+        if topic is not None and self._topics is not None:
+            limit = min(limit, self._topics.limit(topic) or limit)
+        size = message_bytes(event) + BATCH_OVERHEAD_BYTES
+        return room(event, size, limit, _BESIDE_ID_BYTES) if size > limit else None
+
+    def _reject(self, event: Event, ticket: Ticket, reason: str) -> bool:
         ticket.sent(event.size)
-        self._rejections.append(Rejection(event, ticket, reason, too_large))
+        self._rejections.append(Rejection(event, ticket, reason, too_large=False))
         return True
+
+    def _too_large(self, event: Event, ticket: Ticket, reason: str) -> None:
+        told = f"of {message_bytes(event)} bytes, {reason}"
+        self._rejections.append(
+            Rejection(event, ticket, told, too_large=True, share=self._share(event, self._topic(event)))
+        )
 
     def _topic(self, event: Event) -> str | None:
         """None while it is not known to be there."""
@@ -173,9 +207,7 @@ class KafkaSink(Sink):
         """`alone`: the error is of this event, not of the batch that it was in."""
         code = error.code()
         if code == KafkaError.MSG_SIZE_TOO_LARGE and (alone or self._was_alone(event)):
-            size = message_bytes(event)
-            reason = f"of {size} bytes, larger than Kafka takes (message.max.bytes): {error.str()}"
-            self._rejections.append(Rejection(event, ticket, reason, too_large=True))
+            self._too_large(event, ticket, f"larger than Kafka takes (message.max.bytes): {error.str()}")
         elif self._failure is None:
             self._failure = self._refusal(error, event)
 

@@ -20,7 +20,7 @@ from bridge.event import Event
 from bridge.lsn import Identity
 from bridge.sinks import kafka_position
 from bridge.sinks.base import Position, Rejection
-from bridge.sinks.kafka import BATCH_OVERHEAD_BYTES, FORBIDDEN, GONE, KafkaSink, message_bytes
+from bridge.sinks.kafka import FORBIDDEN, GONE, KafkaSink
 from bridge.sinks.kafka_settings import admin_settings
 
 log = structlog.get_logger()
@@ -53,6 +53,8 @@ class _Group:
 
 
 class ExactlyOnceSink(KafkaSink):
+    forgets = True
+
     def __init__(self, config: KafkaConfig, slot: str) -> None:
         """Raises ConfigError for settings that cannot be. Connects to nothing yet."""
         super().__init__(config)
@@ -75,8 +77,8 @@ class ExactlyOnceSink(KafkaSink):
         self._is_between = True
         """Between two changes: all events of the last one have been offered."""
         self._rejections.clear()
-        self._owed: set[str] = set()
-        """Rejected events, whose dead letters belong into the same transaction."""
+        self._owed = 0
+        """Rejected events whose parts or dead letters belong into the same transaction, and are not all in it yet."""
         self._ticket: Ticket | None = None
         self._last_event = self._position.last_event if self._position else ""
         self._end_lsn = self._position.end_lsn if self._position else 0
@@ -129,9 +131,8 @@ class ExactlyOnceSink(KafkaSink):
         if group is None or group.position is not None or not super().send(event, ticket):
             return False
         self._is_between = True
-        self._owed -= {event.id, *(each for each in self._owed if each.startswith(f"{event.id}/"))}
         if len(self._rejections) > rejected:
-            self._owed.add(event.id)
+            self._owed += 1
         else:
             group.events.append((ticket, event.size))
             group.bytes += event.size
@@ -149,6 +150,9 @@ class ExactlyOnceSink(KafkaSink):
             self._is_told = True
             raise SinkAborted(f"Kafka's transaction is given up: {self._aborted.str()} ({self._aborted.name()})")
         return rejections
+
+    def replaced(self, rejection: Rejection) -> None:
+        self._owed -= 1
 
     # -- a transaction's life --------------------------------------------------------------------------------------
 
@@ -231,8 +235,7 @@ class ExactlyOnceSink(KafkaSink):
 
     def _is_too_large(self, event: Event, topic: str) -> bool:
         # Refused by the broker, it would spoil the transaction.
-        limit = self._topics.limit(topic) if self._topics is not None else None
-        return limit is not None and message_bytes(event) + BATCH_OVERHEAD_BYTES > limit
+        return self._share(event, topic) is not None
 
     # -- callbacks -------------------------------------------------------------------------------------------------
 

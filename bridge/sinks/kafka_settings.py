@@ -10,6 +10,11 @@ from bridge.errors import ConfigError
 Settings = dict[str, Any]
 
 LARGEST_BATCH_BYTES: Final = 1_000_000
+_LARGEST_MESSAGE_BYTES: Final = 1_000_000
+"""librdkafka's default."""
+_QUEUE_KILOBYTES: Final = "queue.buffering.max.kbytes"
+_MOST_QUEUED_KILOBYTES: Final = 64 << 10
+_COMPRESSION: Final = ("compression.codec", "compression.type")
 
 FIXED: Final[Settings] = {
     "enable.idempotence": True,
@@ -86,7 +91,18 @@ def producer_settings(client: Mapping[str, Any]) -> Settings:
             )
     settings = DEFAULTS | dict(client) | FIXED
     _try(settings, client)
-    return settings
+    # The queue's bytes are bounded too: an event in parts may be far larger than a batch. Two messages it must hold.
+    least = 2 * largest_message_bytes(settings) >> 10
+    return {_QUEUE_KILOBYTES: max(_MOST_QUEUED_KILOBYTES, least)} | settings
+
+
+def largest_message_bytes(settings: Settings) -> int:
+    """What librdkafka takes, whatever a topic takes."""
+    return int(settings.get("message.max.bytes", _LARGEST_MESSAGE_BYTES))
+
+
+def compresses(settings: Settings) -> bool:
+    return any(str(settings.get(name, "none")) != "none" for name in _COMPRESSION)
 
 
 def admin_settings(settings: Settings) -> Settings:

@@ -4,14 +4,12 @@ Every message is persistent, mandatory and confirmed; many are unconfirmed at a 
 connection is lost goes again, in order, before anything new.
 """
 
-import re
 import time
 from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
 import pika
 import structlog
-from pika.frame import Header
 from pika.spec import Basic
 
 from bridge.checkpoint import Ticket
@@ -23,6 +21,7 @@ from bridge.sinks import rabbitmq_topology as topology
 from bridge.sinks.base import Rejection, Sink
 from bridge.sinks.rabbitmq_link import Link, parameters
 from bridge.sinks.rabbitmq_refusals import REFUSED_MESSAGES, REFUSED_SECONDS, Refusals
+from bridge.sinks.rabbitmq_sizes import Sizes
 from bridge.sinks.rabbitmq_window import Outgoing, Window
 
 log = structlog.get_logger()
@@ -31,9 +30,6 @@ OPEN_SECONDS: Final = 10.0
 UNCONFIRMED_MESSAGES, UNCONFIRMED_BYTES = 2000, 8 << 20
 _DEFAULT_EXCHANGE: Final = ""
 _TELL_AGAIN_SECONDS: Final = 60.0
-_PROPERTIES_BYTES: Final = 1024
-"""More than the properties take without the headers and the id."""
-_TOO_LARGE: Final = re.compile(r"message size (\d+) is larger")
 
 
 class _Tale:
@@ -49,6 +45,7 @@ class RabbitMQSink(Sink):
         self._destinations = Destinations("sink.rabbitmq.exchange", config.exchange, config.prefix, {}, kafka=False)
         self._keys = RoutingKeys("sink.rabbitmq.routing_key", config.routing_key)
         self._by_subscription = config.route_by == "subscription"
+        self._sizes = Sizes(by_subscription=self._by_subscription)
         self._unroutable = config.unroutable
         self._unrouted = f"{config.prefix}unrouted"
         self._topology = topology.Topology()
@@ -101,9 +98,8 @@ class RabbitMQSink(Sink):
             return False
         properties = self._properties(event)
         ticket.sent(event.size)
-        if (size := self._header_bytes(event, properties)) > self._link.frame_bytes:
-            reason = f"with headers of {size} bytes, more than RabbitMQ's frame_max of {self._link.frame_bytes}"
-            self._rejections.append(Rejection(event, ticket, reason, too_large=False))
+        if (rejection := self._sizes.refuse(event, ticket, properties, self._link.frame_bytes)) is not None:
+            self._rejections.append(rejection)
             return True
         self._sent += 1
         self._publish(channel, Outgoing(event, ticket, self._sent), properties)
@@ -115,6 +111,11 @@ class RabbitMQSink(Sink):
         self._link.step(timeout_seconds)
         self._publish_again()
         self._raise_failure()
+        return self.rejected()
+
+    def rejected(self) -> Sequence[Rejection]:
+        if not self._rejections:
+            return ()
         rejections, self._rejections = self._rejections, []
         return rejections
 
@@ -168,14 +169,6 @@ class RabbitMQSink(Sink):
             type=event.kind,
             app_id="walrus-bridge",
         )
-
-    def _header_bytes(self, event: Event, properties: pika.BasicProperties) -> int:
-        """The size of the frame of properties and headers: exact where it is large, else not below it."""
-        text = sum(len(name) + len(value) + 8 for name, value in event.headers) + len(event.id)
-        if self._by_subscription:
-            text += sum(len(each) + 8 for each in event.subscription_ids)
-        most = _PROPERTIES_BYTES + 4 * text
-        return most if most <= self._link.frame_bytes else len(Header(1, len(event.value), properties).marshal())
 
     def _publish(self, channel: Any, message: Outgoing, properties: pika.BasicProperties) -> None:
         exchange, key = self._address(message)
@@ -257,12 +250,14 @@ class RabbitMQSink(Sink):
 
     def _on_lost(self, _code: int, text: str) -> None:
         """The channel is gone, for instance because the broker takes no message of that size."""
-        if found := _TOO_LARGE.search(text):
-            message = self._window.take_with_body_of(int(found[1]))
-            if message is not None:
-                reason = f"of {found[1]} bytes, larger than RabbitMQ takes (max_message_size)"
-                self._rejections.append(Rejection(message.event, message.ticket, reason, too_large=True))
-        self._again += self._window.lose()
+        if (size := self._sizes.told(text)) and (message := self._window.take_with_body_of(size)) is not None:
+            self._rejections.append(self._sizes.refuse_body(message.event, message.ticket))
+        for message in self._window.lose():
+            if self._sizes.is_divisible(message.event):
+                # Published before the limit was known: it would only close the channel again.
+                self._rejections.append(self._sizes.refuse_body(message.event, message.ticket))
+            else:
+                self._again.append(message)
 
     def _tell(self, what: str, exchange: str, **more: str) -> None:
         """Log it with its number since the last time, but not for each message of an exchange."""

@@ -75,5 +75,12 @@ class Driver:
             assert time.monotonic() < end, f"{what}: not within {seconds} s"
             self.poll(0.02)
 
+    def replaced(self, rejection: Rejection) -> None:
+        """What is sent in its place has been sent."""
+        rejection.ticket.acknowledge(rejection.event.size)
+        self.sink.replaced(rejection)
+        if rejection in self.rejections:
+            self.rejections.remove(rejection)
+
     def drain(self, seconds: float = 20.0) -> None:
         self.poll_until(lambda: self.in_flight == len(self.rejections), "all acknowledged", seconds)

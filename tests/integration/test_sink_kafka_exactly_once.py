@@ -12,7 +12,8 @@ from bridge.config import Kafka as KafkaConfig
 from bridge.errors import SinkAborted, SinkRefused
 from bridge.event import Event
 from bridge.lsn import Identity
-from bridge.sinks.base import Position
+from bridge.parts import smaller
+from bridge.sinks.base import Position, Rejection
 from bridge.sinks.kafka_exactly_once import ExactlyOnceSink
 from tests.integration.sinks import TABLE, Driver, an_event
 from tests.servers.kafka import Kafka
@@ -226,11 +227,55 @@ def test_an_event_larger_than_the_topic_takes_is_rejected_and_the_group_waits_fo
     (rejection,) = driver.rejections
     letter_id = rejection.event.id.rsplit("/", 1)[0]
     driver.send(an_event(2, id=letter_id, headers=[("id", letter_id)], dead_letter=True))
-    rejection.ticket.acknowledge(rejection.event.size)
-    driver.rejections.clear()
+    driver.poll_for(0.3)
+    assert seen(kafka, f"{prefix}dead-letter") == []  # as there may be more to come in its place
+    driver.replaced(rejection)
     driver.drain()
     assert seen(kafka, name) == [an_event(1).id]
     assert seen(kafka, f"{prefix}dead-letter") == [letter_id]
+
+
+def for_many(number: int, count: int) -> Event:
+    """An event for so many subscribers."""
+    ids = tuple(f"00000000-0000-4000-8000-{each:012}" for each in range(count))
+    listed = msgspec.json.encode(ids).decode()
+    value = f'{{"wal":{{}},"is_rls_enabled":false,"subscription_ids":{listed},"errors":[]}}'
+    return an_event(number, value=value.encode(), subscription_ids=ids)
+
+
+def test_the_parts_of_an_event_are_in_one_transaction(kafka: Kafka, prefix: str, opened: Opener) -> None:
+    name = f"{prefix}public.book"
+    event = for_many(2, 100_000)
+    interrupted = opened()
+    interrupted.send(an_event(1))
+    interrupted.drain()
+    commit(interrupted, 100)
+
+    def send_but_the_last(driver: Driver) -> tuple[Rejection, Event]:
+        driver.send(event)
+        (rejection,) = driver.sink.rejected()
+        *parts, last = smaller(rejection.event, rejection.share) or ()
+        assert len(parts) == 3
+        for each in parts:
+            driver.send(each)
+            driver.poll_for(0.1)
+        assert driver.sink.rejected() == ()
+        return rejection, last
+
+    send_but_the_last(interrupted)
+    assert seen(kafka, name) == [an_event(1).id]
+
+    driver = opened()  # another bridge, where the first one ended
+    assert driver.sink.resume(SERVER) is not None
+    rejection, last = send_but_the_last(driver)
+    driver.send(last)
+    driver.replaced(rejection)
+    driver.drain()
+    whole = [*(smaller(event, rejection.share) or ())]
+    assert seen(kafka, name) == sorted([an_event(1).id, *(each.id for each in whole)])
+    position = driver.sink.resume(SERVER)
+    assert position is not None
+    assert position.last_event == event.order
 
 
 def test_a_position_topic_that_would_forget_is_refused(kafka: Kafka, prefix: str, opened: Opener) -> None:

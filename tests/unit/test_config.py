@@ -118,8 +118,13 @@ def test_the_original_workers_options_print_to_stdout_without_a_listener() -> No
         ("source: {replay_window: 24h}", "source.replay_window: not available in this version"),
         ("source: {replay_window: 20GiB}", "source.replay_window: not available in this version"),
         ("delivery: exactly_once", "delivery: exactly_once is possible with sink.kafka only"),
-        ("limits: {events_per_second: 100}", "limits.events_per_second: not available in this version"),
-        ("limits: {per_table: {public.book: 1}}", "limits.per_table: not available in this version"),
+        ("limits: {events_per_second: 0}", "limits.events_per_second: must be at least 1"),
+        ("limits: {events_per_second: many}", "limits.events_per_second: expected a whole number or nothing, got text"),
+        ("limits: {per_table: {public.book: 0}}", "limits.per_table.public.book: must be at least 1"),
+        ("limits: {per_table: {public.book: x}}", "limits.per_table.public.book: expected a whole number, got text"),
+        ("limits: {per_table: {book: 1}}", "limits.per_table.book: 'book' is no pattern: write schema.table"),
+        ("limits: {per_table: {'public.*': 1}}", "limits.per_table.public.*: 'public.*' names no single table"),
+        ("limits: {per_table: {'\"a\".b': 1}}", 'limits.per_table."a".b: \'"a".b\': names are written as in'),
     ],
 )
 def test_a_wrong_key_is_named_with_its_line_and_what_to_do(text: str, says: str) -> None:
