@@ -127,6 +127,19 @@ def print_expression(node: Node) -> str:
     return text[len(start) :]
 
 
+def print_select(node: Node) -> str:
+    """A SELECT's text. Raises NotUnderstood where it would not be read as this same tree."""
+    tree = postgast.parse("SELECT NULL")
+    tree.stmts[0].stmt.CopyFrom(node)
+    try:
+        text = postgast.deparse(tree)
+    except Exception as error:
+        raise NotUnderstood("it cannot be printed") from error
+    if not same(parse_select(text), inner(node)):
+        raise NotUnderstood("it is printed as something else")
+    return text
+
+
 def same(one: Node, other: Node) -> bool:
     """Whether two trees differ in nothing but where their nodes stand in the text."""
     return bool(_placeless(one) == _placeless(other))

@@ -178,28 +178,29 @@ class JoinedJudge:
         """The queries of one branch of the policies: who it shows which of the rows."""
         texts = list(rows.numbers)
         execute = self._connection.execute
-        condition = _condition(branch)
         if not branch.by_claims:
             query = sql.SQL("select _walrus_rows._walrus_n from {rows} where {condition}")
             lines = [texts[number] for number in numbers]
-            return [(branch, execute(_made(query, rows, condition), {"lines": lines, "numbers": list(numbers)}))]
+            return [(branch, execute(_made(query, rows, branch), {"lines": lines, "numbers": list(numbers)}))]
         whole = [number for number in numbers if number in rows.whole]
         few = [(number, each) for number in numbers for each in rows.pairs.get(number, ())]
         if not branch.by_row:
             query = sql.SQL("select {id} from {claims} where (%(all)s or {id} = any (%(few)s)) and {condition}")
             some = list({each for _, each in few})
-            return [(branch, execute(_made(query, rows, condition), {"all": bool(whole), "few": some}))]
+            return [(branch, execute(_made(query, rows, branch), {"all": bool(whole), "few": some}))]
         asked = []
         if whole:
-            query = sql.SQL("select _walrus_rows._walrus_n, {id} from {rows} cross join {claims} where {condition}")
+            query = sql.SQL(
+                "{select} _walrus_rows._walrus_n, {id} from {rows} cross join {claims}{lateral} where {condition}"
+            )
             lines = [texts[number] for number in whole]
-            asked.append((branch, execute(_made(query, rows, condition), {"lines": lines, "numbers": whole})))
+            asked.append((branch, execute(_made(query, rows, branch), {"lines": lines, "numbers": whole})))
         if few:
             query = sql.SQL(
-                "select _walrus_rows._walrus_n, {id} from {rows}"
+                "{select} _walrus_rows._walrus_n, {id} from {rows}"
                 " join unnest(%(of)b::int4[], %(for)b::int4[]) as _walrus_pairs (_walrus_n, _walrus_id)"
                 " on _walrus_pairs._walrus_n = _walrus_rows._walrus_n"
-                " join {claims} on {id} = _walrus_pairs._walrus_id where {condition}"
+                " join {claims} on {id} = _walrus_pairs._walrus_id{lateral} where {condition}"
             )
             named = sorted({number for number, _ in few})
             parameters = {
@@ -208,7 +209,7 @@ class JoinedJudge:
                 "of": [number for number, _ in few],
                 "for": [each for _, each in few],
             }
-            asked.append((branch, execute(_made(query, rows, condition), parameters)))
+            asked.append((branch, execute(_made(query, rows, branch), parameters)))
         return asked
 
 
@@ -216,11 +217,12 @@ def _first_room(rows: _Rows) -> int:
     return max(1, MANY_PAIRS // max(1, len(rows.roster.listed))) if rows.whole else MANY_PAIRS
 
 
-def _condition(branch: Branch) -> sql.Composable:
-    return sql.SQL(f"({branch.condition.replace('%', '%%')})")
+def _raw(text: str) -> sql.SQL:
+    """As PostgreSQL's parser prints it; its percent signs would be placeholders in a query that has parameters."""
+    return sql.SQL(text.replace("%", "%%"))
 
 
-def _made(query: sql.SQL, rows: _Rows, condition: sql.Composable) -> sql.Composed:
+def _made(query: sql.SQL, rows: _Rows, branch: Branch) -> sql.Composed:
     """A policy's column names are unqualified or qualified by the table's name, so the row's FROM item carries that name;
     nothing else here has a name that a policy could mean."""
     table = sql.Identifier(rows.table.schema, rows.table.name)
@@ -233,7 +235,14 @@ def _made(query: sql.SQL, rows: _Rows, condition: sql.Composable) -> sql.Compose
         if rows.keys is not None
         else sql.SQL("(values (0))")
     )
-    return query.format(rows=row, claims=claims, condition=condition, id=sql.Identifier("_walrus_claims", ID))
+    return query.format(
+        select=_raw("select distinct" if branch.joins else "select"),
+        rows=row,
+        claims=claims,
+        lateral=_raw(branch.lateral),
+        condition=_raw(f"({branch.condition})"),
+        id=sql.Identifier("_walrus_claims", ID),
+    )
 
 
 def _take(rows: _Rows, numbers: Sequence[int], asked: Sequence[tuple[Branch, Cursor]]) -> int:

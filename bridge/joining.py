@@ -25,12 +25,13 @@ from bridge.expressions import (
     names_of,
     parse_expression,
     print_expression,
+    print_select,
     walk,
 )
 from bridge.facts import Facts
 from bridge.purity import Purity, scalar
 from bridge.table import Policy, Table
-from bridge.unnesting import aliases, unnest
+from bridge.unnesting import aliases, pull_up, unnest
 
 Scopes = tuple[frozenset[str], ...]
 """The names of the FROM items of the sub-selects around an expression, the innermost last."""
@@ -55,6 +56,14 @@ class Branch(msgspec.Struct, frozen=True):
     """It reads the row."""
     by_claims: bool
     """It reads a key."""
+    joins: tuple[str, ...] = ()
+    """Sub-selects with which the row and the claims are to be joined as well: an EXISTS of each belongs to the condition.
+    They may read both."""
+
+    @property
+    def lateral(self) -> str:
+        """What follows the row and the claims in FROM."""
+        return "".join(f" CROSS JOIN LATERAL ({each}) AS _walrus_join_{n}" for n, each in enumerate(self.joins))
 
 
 class Joinable(msgspec.Struct, frozen=True):
@@ -99,6 +108,7 @@ def _both(branches: Sequence[Branch]) -> Branch:
         " AND ".join(f"({branch.condition})" for branch in branches),
         any(branch.by_row for branch in branches),
         any(branch.by_claims for branch in branches),
+        tuple(each for branch in branches for each in branch.joins),
     )
 
 
@@ -169,7 +179,11 @@ class _Rewriter:
         self._by_row = self._by_claims = False
         unnest(side, self._table, self._has_key)
         self._rewrite(side, ())
-        return Branch(print_expression(side), self._by_row, self._by_claims)
+        if not (self._by_row and self._by_claims):
+            return Branch(print_expression(side), self._by_row, self._by_claims)
+        left, selects = pull_up(side, lambda node: any(_is_key(each) for each in walk(node)))
+        condition = "true" if left is None else print_expression(left)
+        return Branch(condition, True, True, tuple(map(print_select, selects)))
 
     def _has_key(self, node: Node) -> bool:
         return any(isinstance(each, pb.Node) and self._purity.key(each) for each in walk(node))

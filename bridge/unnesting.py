@@ -44,6 +44,36 @@ def _unnest(wrapper: Node, table: Table | None, has_key: Callable[[Node], bool])
         _unnest(select.where_clause, None, has_key)
 
 
+def pull_up(side: Node, is_wanted: Callable[[Node], bool]) -> tuple[Node | None, list[Node]]:
+    """Take those of the expression's ANDed EXISTS out whose sub-selects are wanted: what is left of it (None: nothing), and
+    the sub-selects, with which rows are to be joined instead. A pair may then come more than once, and PostgreSQL may
+    start from whichever table is best: of an EXISTS over two tables it makes a join only after reading the third."""
+    found = inner(side)
+    parts = list(found.args) if kind(found) == "BoolExpr" and found.boolop == pb.AND_EXPR else [side]
+    pulled = [each for each in parts if _is_plain_exists(each) and is_wanted(each)]
+    left = [each for each in parts if not any(each is one for one in pulled)]
+    selects = []
+    for each in pulled:
+        select = pb.Node()
+        select.CopyFrom(inner(each).subselect)
+        inner(select).ClearField("target_list")
+        selects.append(select)
+    if len(left) < 2:
+        return (left[0] if left else None), selects
+    return pb.Node(bool_expr=pb.BoolExpr(boolop=pb.AND_EXPR, args=left)), selects
+
+
+def _is_plain_exists(node: Node) -> bool:
+    found = inner(node)
+    if kind(found) != "SubLink" or found.sub_link_type != pb.EXISTS_SUBLINK:
+        return False
+    plain = {"target_list", "from_clause", "where_clause", "limit_option", "op"}
+    return (
+        kind(found.subselect) == "SelectStmt"
+        and {"from_clause", "where_clause"} <= set_fields(inner(found.subselect)) <= plain
+    )
+
+
 def _equalities(link: Node, select: Node, table: Table | None) -> list[Node]:
     """``x = y`` for each column; none where it is not known to be the same."""
     plain = {"target_list", "from_clause", "where_clause", "limit_option", "op"}

@@ -111,9 +111,14 @@ class Both:
                 query = sql.SQL(
                     "select distinct _walrus_claims._walrus_id, {alias}.id from unnest(%s::text[]) with ordinality"
                     " as _walrus_rows (_walrus_line, _walrus_n) cross join lateral"
-                    " unnest(array[_walrus_line::{table}]) as {alias} cross join pg_temp.the_claims as _walrus_claims"
+                    " unnest(array[_walrus_line::{table}]) as {alias} cross join pg_temp.the_claims as _walrus_claims{lateral}"
                     " where {condition}"
-                ).format(table=table, alias=alias, condition=sql.SQL(branch.condition.replace("%", "%%")))
+                ).format(
+                    table=table,
+                    alias=alias,
+                    lateral=sql.SQL(branch.lateral.replace("%", "%%")),
+                    condition=sql.SQL(branch.condition.replace("%", "%%")),
+                )
                 for number, identifier in self._judge.execute(query, (lines,)):
                     shown[number].add(identifier)
         return shown
