@@ -13,17 +13,15 @@ from bridge.expressions import Node, NotUnderstood, inner, kind, name_of, set_fi
 from bridge.table import Table
 
 
-def unnest(side: Node, table: Table, has_key: Callable[[Node], bool]) -> None:
-    """Change the expression where that is safe and of use."""
-    _unnest(side, table, has_key)
+def unnest(wrapper: Node, table: Table | None, has_key: Callable[[Node], bool]) -> None:
+    """Change the expression in its place, where that is safe and of use.
 
-
-def _unnest(wrapper: Node, table: Table | None, has_key: Callable[[Node], bool]) -> None:
-    """`table` at the top, where its columns may be without its name; None in a sub-select, where all have one."""
+    `table` at the top, where its columns may be without its name; None in a sub-select, where all have one.
+    """
     found = inner(wrapper)
     if kind(found) == "BoolExpr" and found.boolop != pb.NOT_EXPR:
         for each in found.args:
-            _unnest(each, table, has_key)
+            unnest(each, table, has_key)
         return
     if kind(found) != "SubLink" or kind(found.subselect) != "SelectStmt":
         return
@@ -41,7 +39,7 @@ def _unnest(wrapper: Node, table: Table | None, has_key: Callable[[Node], bool])
         joined = parts[0] if len(parts) == 1 else pb.Node(bool_expr=pb.BoolExpr(boolop=pb.AND_EXPR, args=parts))
         select.where_clause.CopyFrom(joined)
     if found.sub_link_type == pb.EXISTS_SUBLINK and select.HasField("where_clause"):
-        _unnest(select.where_clause, None, has_key)
+        unnest(select.where_clause, None, has_key)
 
 
 def pull_up(side: Node, is_wanted: Callable[[Node], bool]) -> tuple[Node | None, list[Node]]:
@@ -85,12 +83,13 @@ def _equalities(link: Node, select: Node, table: Table | None) -> list[Node]:
     if len(tested) != len(targets) or not all(map(_is_column, targets)):
         return []
     hiding = set(aliases(select.from_clause))
-    qualified = [_qualified(each, table, hiding) for each in tested]
-    return [
-        pb.Node(a_expr=pb.A_Expr(kind=pb.AEXPR_OP, name=[_string("=")], lexpr=one, rexpr=other))
-        for one, other in zip(qualified, targets, strict=True)
-        if one is not None
-    ] * (None not in qualified)
+    pairs = []
+    for each, target in zip(tested, targets, strict=True):
+        moved = _qualified(each, table, hiding)
+        if moved is None:
+            return []
+        pairs.append(pb.Node(a_expr=pb.A_Expr(kind=pb.AEXPR_OP, name=[_string("=")], lexpr=moved, rexpr=target)))
+    return pairs
 
 
 def _is_column(node: Node) -> bool:
