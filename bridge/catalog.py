@@ -160,6 +160,7 @@ class Catalog:
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
         self._tables: dict[int, tuple[str, Table]] = {}
+        self._exported: str | None = None
         self._versions: dict[int, str] = {}
         """Of the tables looked up in this transaction."""
 
@@ -173,7 +174,17 @@ class Catalog:
         assert row is not None
         return Snapshot.parse(row[0])
 
+    def export(self) -> str:
+        """The transaction's snapshot, for another session to take: policies are judged in the state that they were read
+        in."""
+        if self._exported is None:
+            row = self._connection.execute("select pg_export_snapshot()").fetchone()
+            assert row is not None
+            self._exported = str(row[0])
+        return self._exported
+
     def end(self) -> None:
+        self._exported = None
         self._connection.execute("rollback")
 
     def look_up(self, names: Sequence[Name]) -> list[Lookup | None]:

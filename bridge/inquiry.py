@@ -1,7 +1,7 @@
 """What a batch asks of row level security: rows and claims, put together so that each question is asked once."""
 
 import functools
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import msgspec
 
@@ -124,9 +124,9 @@ class Inquiries:
         """Those that a join may answer."""
         return [inquiry for inquiry in self._made.values() if inquiry.way == AS_RECORDED]
 
-    def answer(self, judge: Judge, xids: Iterable[int]) -> None:
+    def answer(self, judge: Judge) -> None:
         """Ask what is still open, all at once."""
         asked = [(inquiry, *each) for inquiry in self._made.values() for each in inquiry.questions()]
-        answers = judge.ask([question for *_, question in asked], xids)
+        answers = judge.ask([question for *_, question in asked])
         for (inquiry, claims, places, _), answer in zip(asked, answers, strict=True):
             inquiry.take(claims, places, answer)

@@ -5,7 +5,7 @@ Only where joining.py finds that this is safe. Whatever goes wrong here, a polic
 right to temporary tables, leaves the rows to rls.py, which asks for each claims value by itself and is always right.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
 import msgspec
@@ -18,9 +18,8 @@ from bridge.joining import Branch, Joinable, NotJoinable
 from bridge.key_tables import ID, KeyTable, KeyTables, NoTable
 from bridge.policy_facts import PolicyFacts
 from bridge.pools import Roster
-from bridge.rls import BEGIN_JUDGING, SET_LIMITS, STATE, Cursor, NotVisibleYet, Tampered, verify
+from bridge.rls import BEGIN_JUDGING, SET_LIMITS, STATE, Cursor, Outdated, Tampered, take_snapshot, verify
 from bridge.share import Verdict
-from bridge.snapshot import Snapshot
 from bridge.sql import Connection, is_transient
 from bridge.table import Table
 
@@ -32,6 +31,10 @@ FEW: Final = 64
 """So many claims of a row are named one by one; where more may see it, it is joined with the role's all."""
 MANY_PAIRS: Final = 1_000_000
 """How many answers a query should give at most: then fewer rows are asked for at once."""
+
+
+NOBODY: Final = "!"
+"""The claims while a join runs. They are not JSON: whoever still reads them raises, and the rows are asked for apart."""
 
 
 class _Rows(msgspec.Struct, eq=False):
@@ -63,8 +66,16 @@ class JoinedJudge:
     """Shares the judging connection with the Judge."""
 
     def __init__(
-        self, connection: Connection, facts: PolicyFacts, *, join_from: int = JOIN_FROM, few: int = FEW
+        self,
+        connection: Connection,
+        snapshot: Callable[[], str],
+        facts: PolicyFacts,
+        *,
+        join_from: int = JOIN_FROM,
+        few: int = FEW,
     ) -> None:
+        """`snapshot` exports that of the catalog's transaction."""
+        self._snapshot = snapshot
         self._connection = connection
         self._facts = facts
         self._tables = KeyTables(connection)
@@ -77,18 +88,21 @@ class JoinedJudge:
         self._room: dict[tuple[int, str], int] = {}
         """How many rows are asked for at once, by table and role."""
 
-    def answer(self, inquiries: Iterable[Inquiry], xids: Iterable[int]) -> None:
+    def answer(self, inquiries: Iterable[Inquiry]) -> None:
         """Answer what can be answered by a join; the rest of the inquiries stays open.
 
-        Raises NotVisibleYet; psycopg.Error where it is transient.
+        Raises Outdated where claims have come that the snapshot lacks; psycopg.Error where it is transient.
         """
-        wanted = frozenset(xids)
-        for rows in self._planned(inquiries):
+        before = self._tables.writes
+        planned = self._planned(inquiries)
+        if self._tables.writes != before:
+            raise Outdated
+        for rows in planned:
             room = self._room.get((rows.table.oid, rows.role), _first_room(rows))
             numbers = list(range(len(rows.places)))
             while numbers:
                 asked, numbers = numbers[:room], numbers[room:]
-                pairs = self._answer(rows, asked, wanted)
+                pairs = self._answer(rows, asked)
                 room = room * 2 if pairs < MANY_PAIRS // 4 else max(1, room // 2) if pairs > MANY_PAIRS else room
             self._room[rows.table.oid, rows.role] = min(room, 1 << 20)
 
@@ -134,11 +148,11 @@ class JoinedJudge:
             way = "by a join" if reason is None else "for each claims value by itself"
             log.info("row security is asked", way=way, schema=key[0], table=key[1], role=role, reason=reason)
 
-    def _answer(self, rows: _Rows, numbers: Sequence[int], xids: frozenset[int]) -> int:
+    def _answer(self, rows: _Rows, numbers: Sequence[int]) -> int:
         """The verdicts of these rows; how many pairs came. Where a policy raises, by halves: a row for which one does is
         left open."""
         try:
-            return self._run(rows, numbers, xids)
+            return self._run(rows, numbers)
         except psycopg.Error as error:
             if is_transient(error):
                 raise
@@ -147,27 +161,23 @@ class JoinedJudge:
         if len(numbers) == 1:
             return 0
         half = len(numbers) // 2
-        return self._answer(rows, numbers[:half], xids) + self._answer(rows, numbers[half:], xids)
+        return self._answer(rows, numbers[:half]) + self._answer(rows, numbers[half:])
 
-    def _run(self, rows: _Rows, numbers: Sequence[int], xids: frozenset[int]) -> int:
-        connection = self._connection
+    def _run(self, rows: _Rows, numbers: Sequence[int]) -> int:
+        connection, snapshot = self._connection, self._snapshot()
         try:
             with connection.pipeline():
                 connection.execute(BEGIN_JUDGING)
-                snapshot = connection.execute("select pg_current_snapshot()::text")
+                take_snapshot(connection, snapshot)
                 connection.execute(SET_LIMITS)
-                # Whoever still read the claims here would read nobody's: an object without members.
                 connection.execute(
-                    "select set_config('role', %s, true), set_config('request.jwt.claims', '{}', true),"
+                    "select set_config('role', %s, true), set_config('request.jwt.claims', %s, true),"
                     " set_config('plan_cache_mode', 'force_custom_plan', true), set_config('jit', 'off', true)",
-                    (rows.role,),
+                    (rows.role, NOBODY),
                 )
                 asked = [each for branch in rows.plan.branches for each in self._ask(rows, numbers, branch)]
                 after = connection.execute(STATE)
-            row = snapshot.fetchone()
-            if row is None or not all(map(Snapshot.parse(row[0]).contains, xids)):
-                raise NotVisibleYet
-            verify(rows.role, "{}", after.fetchone())
+            verify(rows.role, NOBODY, after.fetchone())
             self.rows += len(numbers)
             return _take(rows, numbers, asked)
         finally:

@@ -19,7 +19,7 @@ from bridge.errors import PoisonError
 from bridge.event import Event, Values
 from bridge.judged import Judged, Subscription, Undecided, missing_key
 from bridge.pools import Candidate
-from bridge.rls import NotVisibleYet
+from bridge.rls import Outdated
 from bridge.sql import Connection, is_transient, translate
 from bridge.subscriptions import Subscriptions, Update, is_subscription_change
 from bridge.valuemaker import Unfit, ValueMaker
@@ -128,7 +128,7 @@ class Judging:
         while True:
             try:
                 return ask()
-            except NotVisibleYet:
+            except Outdated:
                 pass
             except psycopg.Error as error:
                 if not is_transient(error) or any(

@@ -57,6 +57,8 @@ class KeyTables:
         self._numbers = itertools.count(1)
         self._tables: dict[tuple[str, tuple[str, ...]], KeyTable | NoTable] = {}
         self._generation = 0
+        self.writes = 0
+        """Grows when something is written: snapshots from before do not have it."""
 
     def current(self, role: str, roster: Roster, keys: tuple[str, ...], generation: int) -> KeyTable:
         """The table with all claims of the roster in it.
@@ -151,6 +153,7 @@ class KeyTables:
             table.apart.clear()
         while table.known < len(roster.listed):
             new = roster.listed[table.known : table.known + CHUNK]
+            self.writes += 1
             self._insert(table, self._evaluated(table, role, new))
             table.known += len(new)
         if table.known > table.analyzed * 1.5:

@@ -2,14 +2,14 @@
 
 The row that is judged is the one that the change carries, made into a row of the table's type from its texts, with
 the policies' expressions as PostgreSQL prints them; the rest of the database is as it is now. One query for each
-claims and set of rows, all in one pipeline, in one snapshot that contains the rows' transactions.
+claims and set of rows, all in one pipeline, in the snapshot that the policies were read in.
 
 Policies are other people's code. They run as the subscriber's role, read-only, with a time limit, on a connection of
 their own (`rls.connection`), whose login should have no rights but to become those roles; afterwards the role and
 the settings must be as they were set, or the answer does not count.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
@@ -17,7 +17,6 @@ import psycopg
 from psycopg import sql
 
 from bridge.errors import SourceRefused
-from bridge.snapshot import Snapshot
 from bridge.sql import Connection, first_line, is_transient
 from bridge.table import Policy, Table
 
@@ -65,54 +64,60 @@ Cursor = psycopg.Cursor[tuple[Any, ...]]
 BEGIN_JUDGING = "begin isolation level repeatable read, read only"
 
 
-class NotVisibleYet(Exception):
-    """The snapshot lacks a transaction whose rows are to be judged, or a role is gone that the catalog still had when
-    it was asked. Ask again, all of it."""
+def take_snapshot(connection: Connection, snapshot: str) -> None:
+    """Make the transaction see what the catalog's sees."""
+    connection.execute(sql.SQL("set transaction snapshot {}").format(sql.Literal(snapshot)))
+
+
+class Outdated(Exception):
+    """The catalog's snapshot is too old: it still has a role that is gone, or lacks claims that were put into a table
+    since. Ask again, all of it."""
 
 
 class Judge:
     """The judging connection."""
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: Connection, snapshot: Callable[[], str]) -> None:
+        """`snapshot` exports that of the catalog's transaction."""
         # psycopg would count a statement as prepared that never was, where its pipeline failed before it.
         connection.prepare_threshold = None
         self._connection = connection
+        self._snapshot = snapshot
 
-    def ask(self, questions: Sequence[Question], xids: Iterable[int]) -> list[Answer]:
-        """Answer all, in a snapshot that contains the transactions `xids`.
+    def ask(self, questions: Sequence[Question]) -> list[Answer]:
+        """Answer all.
 
-        Raises NotVisibleYet; psycopg.Error where it is transient (retry with a fresh snapshot); SourceRefused where
+        Raises Outdated; psycopg.Error where it is transient (retry with a fresh snapshot); SourceRefused where
         the login may not take a role.
         """
-        wanted = frozenset(xids)
-        return self._answer(list(questions), wanted, again=True)
+        return self._answer(list(questions), again=True)
 
-    def _answer(self, questions: list[Question], xids: frozenset[int], *, again: bool = False) -> list[Answer]:
+    def _answer(self, questions: list[Question], *, again: bool = False) -> list[Answer]:
         """All at once. Where a policy raises, by halves of the questions, then of a question's rows. With `again` a
         row that was alone has a second try where time was up: a backend or a server that stood still is not its policy's
         fault."""
         if not questions:
             return []
         try:
-            return [Answer(shown, {}) for shown in self._run(questions, xids)]
+            return [Answer(shown, {}) for shown in self._run(questions)]
         except psycopg.Error as error:
             if is_transient(error):
                 raise
             if again and isinstance(error, psycopg.errors.QueryCanceled) and _is_one_row(questions):
-                return self._answer(questions, xids)
+                return self._answer(questions)
             reason = f"{error.sqlstate}: {first_line(error)}"
         except Tampered as error:
             reason = str(error)
         if len(questions) > 1:
             half = len(questions) // 2
-            return self._answer(questions[:half], xids) + self._answer(questions[half:], xids)
+            return self._answer(questions[:half]) + self._answer(questions[half:])
         question = questions[0]
         if len(question.lines) == 1:
             self._may_take(question.role)
             return [Answer(frozenset(), {0: reason})]
         half = len(question.lines) // 2
         first, second = (
-            self._answer([msgspec.structs.replace(question, lines=lines)], xids)[0]
+            self._answer([msgspec.structs.replace(question, lines=lines)])[0]
             for lines in (question.lines[:half], question.lines[half:])
         )
         return [
@@ -122,17 +127,14 @@ class Judge:
             )
         ]
 
-    def _run(self, questions: Sequence[Question], xids: frozenset[int]) -> list[frozenset[int]]:
-        connection = self._connection
+    def _run(self, questions: Sequence[Question]) -> list[frozenset[int]]:
+        connection, snapshot = self._connection, self._snapshot()
         try:
             with connection.pipeline():
                 connection.execute(BEGIN_JUDGING)
-                snapshot = connection.execute("select pg_current_snapshot()::text")
+                take_snapshot(connection, snapshot)
                 connection.execute(SET_LIMITS)
                 asked = [self._send(question) for question in questions]
-            row = snapshot.fetchone()
-            if row is None or not all(map(Snapshot.parse(row[0]).contains, xids)):
-                raise NotVisibleYet
             answers = []
             for question, (taken, cursor, after) in zip(questions, asked, strict=True):
                 taken.fetchone()
@@ -154,7 +156,7 @@ class Judge:
         return taken, cursor, self._connection.execute(STATE)
 
     def _may_take(self, role: str) -> None:
-        """Raises SourceRefused where the login may not SET ROLE to it, NotVisibleYet where it has just been dropped."""
+        """Raises SourceRefused where the login may not SET ROLE to it, Outdated where it has just been dropped."""
         try:
             with self._connection.transaction(force_rollback=True):
                 self._connection.execute("select set_config('role', %s, true)", (role,))
@@ -164,7 +166,7 @@ class Judge:
                 f"What to do: grant it membership in that role (deploy/roles.sql shows how)"
             ) from error
         except psycopg.errors.InvalidParameterValue as error:
-            raise NotVisibleYet from error
+            raise Outdated from error
 
 
 def _is_one_row(questions: Sequence[Question]) -> bool:

@@ -42,10 +42,9 @@ class Securing:
                 waiting.append((share, *self._questions_of(share, inquiries)))
         if not waiting:
             return
-        xids = {share.judged.change.transaction.xid for share, _, _ in waiting}
         if self._joined is not None:
-            self._joined.answer(inquiries.as_recorded(), xids)
-        inquiries.answer(self._judge, xids)
+            self._joined.answer(inquiries.as_recorded())
+        inquiries.answer(self._judge)
         for share, decisive, old in waiting:
             if decisive is not None:
                 inquiry, line = decisive

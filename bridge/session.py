@@ -20,11 +20,13 @@ from bridge.errors import GapError, SourceRefused
 from bridge.filtering import Filtering
 from bridge.filters import Comparer
 from bridge.guard import Guard
+from bridge.joined import JoinedJudge
 from bridge.judging import Judging
 from bridge.lsn import Identity, format_lsn
 from bridge.patterns import streams
 from bridge.pgoutput import PgOutputDecoder
 from bridge.pgoutput import start_options as pgoutput_options
+from bridge.policy_facts import PolicyFacts
 from bridge.publication import require as require_publication
 from bridge.replication import ReplicationStream
 from bridge.rls import SETTINGS as JUDGING_SETTINGS
@@ -90,7 +92,11 @@ class Session:
                 catalog,
                 Filtering(Comparer(self.connection), codec),
                 Securing(
-                    Judge(self._judging_connection), None, codec, current=settings.judge == "current", lossy=lossy
+                    Judge(self._judging_connection, catalog.export),
+                    JoinedJudge(self._judging_connection, catalog.export, PolicyFacts(self.connection)),
+                    codec,
+                    current=settings.judge == "current",
+                    lossy=lossy,
                 ),
             ),
             ValueMaker(self.connection, codec, settings.max_record_bytes),

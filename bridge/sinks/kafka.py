@@ -40,6 +40,9 @@ BATCH_OVERHEAD_BYTES: Final = 512
 _BESIDE_ID_BYTES: Final = 3
 """Quotes and a comma."""
 
+_HEADERS_AT_MOST_BYTES: Final = 128 << 10
+"""More than the headers of an event can have, the names of 1,600 unchanged columns among them."""
+
 SAY_AGAIN_SECONDS: Final = 5.0
 """The same trouble with connections is logged once in so long."""
 
@@ -169,6 +172,8 @@ class KafkaSink(Sink):
         limit = self._largest_bytes
         if topic is not None and self._topics is not None:
             limit = min(limit, self._topics.limit(topic) or limit)
+        if event.size + _HEADERS_AT_MOST_BYTES < limit:
+            return None
         size = message_bytes(event) + BATCH_OVERHEAD_BYTES
         return room(event, size, limit, _BESIDE_ID_BYTES) if size > limit else None
 

@@ -22,6 +22,7 @@ from bridge.sinks.kafka_watch import Watch
 
 log = structlog.get_logger()
 
+POLL_SECONDS: Final = 0.05
 OPEN_SECONDS: Final = 10.0
 _AGAIN_SECONDS: Final = 1.0
 
@@ -72,6 +73,7 @@ class Topics:
         self._described: dict[str, Future[Any]] = {}
         self._not_before: dict[str, float] = {}
         self._trouble: KafkaError | None = None
+        self._poll_at = 0.0
 
     def open(self, names: Iterable[str]) -> None:
         """Have all these topics; many take longer than one. Raises SinkUnreachable, or SinkRefused with what to do."""
@@ -115,8 +117,11 @@ class Topics:
 
         Raises SinkRefused where the brokers are of another cluster than before.
         """
-        self._admin.poll(0)
-        self._watch.poll(self._ready)
+        now = time.monotonic()
+        if now >= self._poll_at:  # it costs as much as some tens of events
+            self._poll_at = now + POLL_SECONDS
+            self._admin.poll(0)
+            self._watch.poll(self._ready)
 
     def look_soon(self) -> None:
         """Something is wrong with a connection: see whether all still is there."""

@@ -52,12 +52,12 @@ def stages(
         catalog = Catalog(source)
         joined = None
         if join_from is not None:
-            joined = JoinedJudge(judge, PolicyFacts(source), join_from=join_from, few=few)
+            joined = JoinedJudge(judge, catalog.export, PolicyFacts(source), join_from=join_from, few=few)
         audiences = Audiences(
             catalog,
             Filtering(Comparer(source), codec),
             Securing(
-                Judge(judge),
+                Judge(judge, catalog.export),
                 joined,
                 codec,
                 current=False,

@@ -84,7 +84,7 @@ class Loop:
             Audiences(
                 catalog,
                 Filtering(Comparer(nobody), codec),
-                Securing(Judge(nobody), codec, current=False, lossy=plugin == "wal2json"),
+                Securing(Judge(nobody, str), None, codec, current=False, lossy=plugin == "wal2json"),
             ),
             ValueMaker(nobody, codec, 1 << 20),
             subscriptions,
@@ -163,7 +163,7 @@ def sink(name: str, *, keep: bool = False) -> Iterator[Sink]:
     if name == "kafka":
         made = KafkaSink(Kafka())
         made._producer = cast("Any", _Producer(keep))
-        made._topics = cast("Any", types.SimpleNamespace(poll=lambda: None, lost={}))
+        made._topics = cast("Any", types.SimpleNamespace(poll=lambda: None, lost={}, limit=lambda _: None))
         made._routes = {("public", "item"): "realtime.public.item"}
         yield made
         return
