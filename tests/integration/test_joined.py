@@ -164,3 +164,40 @@ def test_a_function_that_is_wrongly_labelled_immutable_gives_each_subscriber_its
     with audience.judged() as both:
         audience.insert()
         assert audience.given(both) == audience.shown()
+
+
+def test_roles_that_swap_their_names_keep_their_own_subscribers_apart(audience: Audience, roles: None) -> None:
+    audience.policy(OWNER)
+    for subject in SUBJECTS[:5]:
+        audience.subscribe("joined_a", sub=subject)
+    others = [audience.subscribe("joined_b", sub=subject) for subject in SUBJECTS[3:]]
+    with audience.judged() as both:
+        audience.insert()
+        assert audience.given(both) == audience.shown()
+        audience.execute(
+            "alter role joined_a rename to joined_c; alter role joined_b rename to joined_a;"
+            " alter role joined_c rename to joined_b"
+        )
+        audience.insert(100)
+        heard = audience.given(both)
+        assert [heard[each] for each in others] == [{103, 111}, {104, 112}, {105, 113}, {106, 114}, {107, 115}]
+        assert both.rows == 32
+
+
+def test_a_role_may_be_dropped_and_made_again_meanwhile(audience: Audience, roles: None) -> None:
+    audience.policy(OWNER)
+    for subject in SUBJECTS[:4]:
+        audience.subscribe("joined_b", sub=subject)
+    with audience.judged() as both:
+        audience.insert()
+        assert audience.given(both) == audience.shown()
+        audience.execute("delete from realtime.subscription; drop role joined_b; create role joined_b")
+        audience.who.clear()
+        for subject in SUBJECTS[4:]:
+            audience.subscribe("joined_b", sub=subject)
+        audience.events(both)
+        audience.execute("delete from app.docs")
+        audience.events(both)
+        audience.insert(100)
+        assert audience.given(both) == audience.shown()
+        assert both.rows == 16
