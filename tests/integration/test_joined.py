@@ -201,3 +201,32 @@ def test_a_role_may_be_dropped_and_made_again_meanwhile(audience: Audience, role
         audience.insert(100)
         assert audience.given(both) == audience.shown()
         assert both.rows == 16
+
+
+def test_a_login_whose_transactions_are_read_only_by_default_joins(audience: Audience) -> None:
+    audience.policy(OWNER)
+    for subject in SUBJECTS[:5]:
+        audience.subscribe(sub=subject)
+    name = audience.database.name
+    audience.execute(f"alter database {name} set default_transaction_read_only = on")
+    with audience.judged() as both:
+        audience.insert()
+        assert audience.given(both) == audience.shown()
+        # The tables of claims are made again.
+        audience.execute("alter function auth.uid() security definer")
+        audience.execute("delete from app.docs")
+        audience.events(both)
+        audience.insert(100)
+        assert audience.given(both) == audience.shown()
+        assert both.rows == 16
+
+
+def test_policies_see_the_same_settings_when_joined(audience: Audience) -> None:
+    audience.policy("owner = auth.uid() and current_setting('statement_timeout') = '5s'")
+    for subject in SUBJECTS[:5]:
+        audience.subscribe(sub=subject)
+    with audience.judged() as both:
+        audience.insert()
+        heard = audience.given(both)
+        assert [len(ids) for ids in heard.values()] == [2] * 5
+        assert both.rows == 8
