@@ -92,7 +92,7 @@ class Inquiry:
         joined = self.joined.get(line)
         if joined is not None and (joined.everyone or not self._asked):
             return joined
-        own: list[int] = [] if joined is None else list(joined.own)
+        own: set[int] = set() if joined is None else set(joined.own)
         undecided: dict[int, str] = {}
         for claims, places, answer in self._asked:
             at = places.get(line)
@@ -101,7 +101,7 @@ class Inquiry:
             if at in answer.undecided:
                 undecided[claims.number] = answer.undecided[at]
             elif at in answer.shown:
-                own.append(claims.number)
+                own.add(claims.number)
         return Verdict(shared=joined.shared if joined else frozenset(), own=own, undecided=undecided)
 
 

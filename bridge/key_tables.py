@@ -15,7 +15,7 @@ from psycopg import sql
 
 from bridge.pools import Claims, Roster
 from bridge.purity import KEY_TYPE_NAMES
-from bridge.rls import BEGIN_JUDGING
+from bridge.rls import BEGIN_JUDGING, SET_LIMITS
 from bridge.sql import Connection, first_line, is_transient
 
 CHUNK: Final = 10_000
@@ -36,7 +36,8 @@ class KeyTable:
     def __init__(self, name: str, types: Sequence[str]) -> None:
         self.name = name
         self.types = types
-        self.generation = -1
+        self.roster: Roster | None = None
+        self.generation = 0
         self.known = 0
         """How many of the roster's claims have been looked at."""
         self.analyzed = 0
@@ -55,7 +56,8 @@ class KeyTables:
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
         self._numbers = itertools.count(1)
-        self._tables: dict[tuple[str, tuple[str, ...]], KeyTable | NoTable] = {}
+        self._tables: dict[tuple[int, tuple[str, ...]], KeyTable | NoTable] = {}
+        """By the role's OID, for another role may take its name."""
         self._generation = 0
         self.writes = 0
         """Grows when something is written: snapshots from before do not have it."""
@@ -69,7 +71,7 @@ class KeyTables:
         if generation != self._generation:
             self._drop_all()
             self._generation = generation
-        key = (role, keys)
+        key = (roster.role, keys)
         table = self._tables.get(key)
         if table is None:
             table = self._tables[key] = self._made(role, keys)
@@ -104,7 +106,7 @@ class KeyTables:
                 return NoTable(
                     f"a policy compares claims as {unknown[0]}, which is not one of PostgreSQL's plain types"
                 )
-            self._create(name, role, keys, types)
+            self._create(name, keys, types)
         except psycopg.Error as error:
             if is_transient(error):
                 raise
@@ -127,15 +129,19 @@ class KeyTables:
         )
         return [name for (name,) in rows]
 
-    def _create(self, name: str, role: str, keys: tuple[str, ...], types: Sequence[str]) -> None:
+    def _create(self, name: str, keys: tuple[str, ...], types: Sequence[str]) -> None:
         connection = self._connection
         columns = ", ".join([f"{ID} int4 primary key", *(f"{KEY}{n} {each}" for n, each in enumerate(types))])
         table = sql.Identifier("pg_temp", name)
         with connection.transaction():
-            connection.execute("set transaction read write")
             connection.execute(sql.SQL("create table {} ({})").format(table, _raw(columns)))
-            connection.execute(sql.SQL("grant select on {} to {}").format(table, sql.Identifier(role)))
             connection.execute(_raw(_evaluator(name, keys)))
+            # A grant to the role would keep it from being dropped; other sessions cannot read the table anyway.
+            connection.execute(
+                sql.SQL("grant select on {name} to public; grant execute on function {name}(text[]) to public").format(
+                    name=table
+                )
+            )
             for number in range(len(types)):
                 try:
                     with connection.transaction():
@@ -147,9 +153,9 @@ class KeyTables:
     def _fill(self, table: KeyTable, role: str, roster: Roster) -> None:
         """What the roster has that the table has not."""
         connection = self._connection
-        if table.generation != roster.generation:
+        if table.roster is not roster or table.generation != roster.generation:
             connection.execute(sql.SQL("truncate {}").format(table.identifier))
-            table.generation, table.known, table.analyzed = roster.generation, 0, 0
+            table.roster, table.generation, table.known, table.analyzed = roster, roster.generation, 0, 0
             table.apart.clear()
         while table.known < len(roster.listed):
             new = roster.listed[table.known : table.known + CHUNK]
@@ -165,6 +171,7 @@ class KeyTables:
         connection = self._connection
         try:
             connection.execute(BEGIN_JUDGING)
+            connection.execute(SET_LIMITS)
             connection.execute("select set_config('role', %s, true)", (role,))
             cursor = connection.execute(
                 sql.SQL("select * from {}(%b)").format(table.identifier), ([claims.text for claims in new],)

@@ -1,7 +1,7 @@
 """What the functions, operators and types in a policy can see. Pure; policy_facts.py reads the facts.
 
 Policies and their functions are judged by what is proven of them, not by their labels: a function that is labelled
-IMMUTABLE may read the claims all the same. Names are looked up without asking which of several functions is meant: what is
+IMMUTABLE may read the claims all the same (and then it cannot be joined). Names are looked up without asking which of several functions is meant: what is
 said holds for each that could be, in whatever schema, so no search_path and no conversion of arguments matters.
 """
 
@@ -205,9 +205,11 @@ class Purity:
         ):
             return False
         try:
-            return self.key(body_of(function), frozenset(function.parameter_names)) is not None
+            reads = self.key(body_of(function), frozenset(function.parameter_names))
         except NotUnderstood:
             return False
+        # What is labelled IMMUTABLE may be evaluated once for all claims, when the statement is planned.
+        return reads is not None and not (reads and function.volatility == "i")
 
     def _is_key_type(self, type_name: Node) -> bool:
         name = type_of(type_name)

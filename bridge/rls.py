@@ -29,8 +29,9 @@ SET_LIMITS = (
     f" set_config('lock_timeout', '{LOCK_TIMEOUT}', true)"
 )
 
-SETTINGS = {"plan_cache_mode": "force_generic_plan"}
-"""What the judging session needs besides FIXED_SETTINGS. Its search_path stays the login's own: policies may need it."""
+SETTINGS = {"plan_cache_mode": "force_generic_plan", "default_transaction_read_only": "off"}
+"""What the judging session needs besides FIXED_SETTINGS. Its search_path stays the login's own: policies may need it. They run
+read-only whatever the default; our temporary tables need to be written."""
 
 
 class Question(msgspec.Struct, frozen=True, eq=False):
