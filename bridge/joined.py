@@ -8,18 +8,15 @@ right to temporary tables, leaves the rows to rls.py, which asks for each claims
 from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
-import msgspec
 import psycopg
 import structlog
-from psycopg import sql
 
 from bridge.inquiry import Inquiry
-from bridge.joining import Branch, Joinable, NotJoinable
-from bridge.key_tables import ID, KeyTable, KeyTables, NoTable
+from bridge.join_queries import Rows, queries, take
+from bridge.joining import Joinable, NotJoinable
+from bridge.key_tables import KeyTables, NoTable
 from bridge.policy_facts import PolicyFacts
-from bridge.pools import Roster
-from bridge.rls import BEGIN_JUDGING, SET_LIMITS, STATE, Cursor, Outdated, Tampered, take_snapshot, verify
-from bridge.share import Verdict
+from bridge.rls import BEGIN_JUDGING, SET_LIMITS, STATE, Outdated, Tampered, take_snapshot, verify
 from bridge.sql import Connection, is_transient
 from bridge.table import Table
 
@@ -37,29 +34,8 @@ NOBODY: Final = "!"
 """The claims while a join runs. They are not JSON: whoever still reads them raises, and the rows are asked for apart."""
 
 
-class _Rows(msgspec.Struct, eq=False):
-    """The rows of one table and role that are to be judged."""
-
-    table: Table
-    role: str
-    roster: Roster
-    plan: Joinable
-    keys: KeyTable | None
-    numbers: dict[str, int] = {}
-    """Of each distinct line."""
-    places: list[list[tuple[Inquiry, int]]] = []
-    """By number: whose line it is, and which."""
-    whole: set[int] = set()
-    """Rows to be joined with all claims."""
-    pairs: dict[int, set[int]] = {}
-    """And those for which the claims are few, with these."""
-
-    def number(self, inquiry: Inquiry, line: int, text: str) -> int:
-        number = self.numbers.setdefault(text, len(self.numbers))
-        if number == len(self.places):
-            self.places.append([])
-        self.places[number].append((inquiry, line))
-        return number
+BECOME: Final = """select set_config('role', %s, true), set_config('request.jwt.claims', %s, true),
+  set_config('plan_cache_mode', 'force_custom_plan', true), set_config('jit', 'off', true)"""
 
 
 class JoinedJudge:
@@ -94,7 +70,7 @@ class JoinedJudge:
         Raises Outdated where claims have come that the snapshot lacks; psycopg.Error where it is transient.
         """
         before = self._tables.writes
-        planned = self._planned(inquiries)
+        planned = self.planned(inquiries)
         if self._tables.writes != before:
             raise Outdated
         for rows in planned:
@@ -106,7 +82,8 @@ class JoinedJudge:
                 room = room * 2 if pairs < MANY_PAIRS // 4 else max(1, room // 2) if pairs > MANY_PAIRS else room
             self._room[rows.table.oid, rows.role] = min(room, 1 << 20)
 
-    def _planned(self, inquiries: Iterable[Inquiry]) -> list[_Rows]:
+    def planned(self, inquiries: Iterable[Inquiry]) -> list[Rows]:
+        """What may be joined, with the claims in their tables; `ways` tells why the rest may not."""
         by_table: dict[tuple[int, str], list[Inquiry]] = {}
         for inquiry in inquiries:
             by_table.setdefault((inquiry.table.oid, inquiry.rights.role), []).append(inquiry)
@@ -115,7 +92,7 @@ class JoinedJudge:
         found = [self._rows(each, plan) for each, plan in zip(many, plans, strict=True)]
         return [each for each in found if each is not None]
 
-    def _rows(self, inquiries: list[Inquiry], plan: Joinable | NotJoinable) -> _Rows | None:
+    def _rows(self, inquiries: list[Inquiry], plan: Joinable | NotJoinable) -> Rows | None:
         table, role, roster = inquiries[0].table, inquiries[0].rights.role, inquiries[0].roster
         if isinstance(plan, NotJoinable):
             self._goes(table, role, plan.reason)
@@ -128,7 +105,7 @@ class JoinedJudge:
                 self._goes(table, role, str(error))
                 return None
         self._goes(table, role, None)
-        rows = _Rows(table, role, roster, plan, keys)
+        rows = Rows(table, role, roster, plan, keys)
         for inquiry in inquiries:
             numbers = [rows.number(inquiry, line, text) for text, line in inquiry.lines.items()]
             if inquiry.size > self._few:
@@ -148,7 +125,7 @@ class JoinedJudge:
             way = "by a join" if reason is None else "for each claims value by itself"
             log.info("row security is asked", way=way, schema=key[0], table=key[1], role=role, reason=reason)
 
-    def _answer(self, rows: _Rows, numbers: Sequence[int]) -> int:
+    def _answer(self, rows: Rows, numbers: Sequence[int]) -> int:
         """The verdicts of these rows; how many pairs came. Where a policy raises, by halves: a row for which one does is
         left open."""
         try:
@@ -163,117 +140,26 @@ class JoinedJudge:
         half = len(numbers) // 2
         return self._answer(rows, numbers[:half]) + self._answer(rows, numbers[half:])
 
-    def _run(self, rows: _Rows, numbers: Sequence[int]) -> int:
+    def _run(self, rows: Rows, numbers: Sequence[int]) -> int:
         connection, snapshot = self._connection, self._snapshot()
         try:
             with connection.pipeline():
                 connection.execute(BEGIN_JUDGING)
                 take_snapshot(connection, snapshot)
                 connection.execute(SET_LIMITS)
-                connection.execute(
-                    "select set_config('role', %s, true), set_config('request.jwt.claims', %s, true),"
-                    " set_config('plan_cache_mode', 'force_custom_plan', true), set_config('jit', 'off', true)",
-                    (rows.role, NOBODY),
-                )
-                asked = [each for branch in rows.plan.branches for each in self._ask(rows, numbers, branch)]
+                connection.execute(BECOME, (rows.role, NOBODY))
+                asked = [
+                    (branch, connection.execute(query, parameters))
+                    for branch, query, parameters in queries(rows, numbers)
+                ]
                 after = connection.execute(STATE)
             verify(rows.role, NOBODY, after.fetchone())
             self.rows += len(numbers)
-            return _take(rows, numbers, asked)
+            return take(rows, numbers, [(branch, cursor.fetchall()) for branch, cursor in asked])
         finally:
             if not connection.closed:
                 connection.execute("rollback")
 
-    def _ask(self, rows: _Rows, numbers: Sequence[int], branch: Branch) -> list[tuple[Branch, Cursor]]:
-        """The queries of one branch of the policies: who it shows which of the rows."""
-        texts = list(rows.numbers)
-        execute = self._connection.execute
-        if not branch.by_claims:
-            query = sql.SQL("select _walrus_rows._walrus_n from {rows} where {condition}")
-            lines = [texts[number] for number in numbers]
-            return [(branch, execute(_made(query, rows, branch), {"lines": lines, "numbers": list(numbers)}))]
-        whole = [number for number in numbers if number in rows.whole]
-        few = [(number, each) for number in numbers for each in rows.pairs.get(number, ())]
-        if not branch.by_row:
-            query = sql.SQL("select {id} from {claims} where (%(all)s or {id} = any (%(few)s)) and {condition}")
-            some = list({each for _, each in few})
-            return [(branch, execute(_made(query, rows, branch), {"all": bool(whole), "few": some}))]
-        asked = []
-        if whole:
-            query = sql.SQL(
-                "{select} _walrus_rows._walrus_n, {id} from {rows} cross join {claims}{lateral} where {condition}"
-            )
-            lines = [texts[number] for number in whole]
-            asked.append((branch, execute(_made(query, rows, branch), {"lines": lines, "numbers": whole})))
-        if few:
-            query = sql.SQL(
-                "{select} _walrus_rows._walrus_n, {id} from {rows}"
-                " join unnest(%(of)b::int4[], %(for)b::int4[]) as _walrus_pairs (_walrus_n, _walrus_id)"
-                " on _walrus_pairs._walrus_n = _walrus_rows._walrus_n"
-                " join {claims} on {id} = _walrus_pairs._walrus_id{lateral} where {condition}"
-            )
-            named = sorted({number for number, _ in few})
-            parameters = {
-                "lines": [texts[number] for number in named],
-                "numbers": named,
-                "of": [number for number, _ in few],
-                "for": [each for _, each in few],
-            }
-            asked.append((branch, execute(_made(query, rows, branch), parameters)))
-        return asked
 
-
-def _first_room(rows: _Rows) -> int:
+def _first_room(rows: Rows) -> int:
     return max(1, MANY_PAIRS // max(1, len(rows.roster.listed))) if rows.whole else MANY_PAIRS
-
-
-def _raw(text: str) -> sql.SQL:
-    """As PostgreSQL's parser prints it; its percent signs would be placeholders in a query that has parameters."""
-    return sql.SQL(text.replace("%", "%%"))
-
-
-def _made(query: sql.SQL, rows: _Rows, branch: Branch) -> sql.Composed:
-    """A policy's column names are unqualified or qualified by the table's name, so the row's FROM item carries that name;
-    nothing else here has a name that a policy could mean."""
-    table = sql.Identifier(rows.table.schema, rows.table.name)
-    row = sql.SQL(
-        "unnest(%(lines)b::text[], %(numbers)b::int4[]) as _walrus_rows (_walrus_line, _walrus_n)"
-        " cross join lateral unnest(array[_walrus_rows._walrus_line::{table}]) as {alias}"
-    ).format(table=table, alias=sql.Identifier(rows.table.name))
-    claims = (
-        sql.SQL("{} as _walrus_claims").format(rows.keys.identifier)
-        if rows.keys is not None
-        else sql.SQL("(values (0))")
-    )
-    return query.format(
-        select=_raw("select distinct" if branch.joins else "select"),
-        rows=row,
-        claims=claims,
-        lateral=_raw(branch.lateral),
-        condition=_raw(f"({branch.condition})"),
-        id=sql.Identifier("_walrus_claims", ID),
-    )
-
-
-def _take(rows: _Rows, numbers: Sequence[int], asked: Sequence[tuple[Branch, Cursor]]) -> int:
-    """Put the answers together: a row is shown to whomever any branch shows it."""
-    everyone: set[int] = set()
-    shared: set[int] = set()
-    own: dict[int, set[int]] = {}
-    pairs = 0
-    for branch, cursor in asked:
-        found = cursor.fetchall()
-        pairs += len(found)
-        if not branch.by_claims:
-            everyone.update(number for (number,) in found)
-        elif not branch.by_row:
-            shared.update(each for (each,) in found)
-        else:
-            for number, each in found:
-                own.setdefault(number, set()).add(each)
-    to_all = frozenset(shared)
-    for number in numbers:
-        verdict = Verdict(number in everyone, to_all, own.get(number, ()))
-        for inquiry, line in rows.places[number]:
-            inquiry.joined[line] = verdict
-    return pairs
