@@ -13,7 +13,7 @@ import click
 import msgspec
 import psycopg
 
-from bridge import check_logins, check_server, check_tables, migrations, publication
+from bridge import check_logins, check_row_security, check_server, check_tables, migrations, publication
 from bridge.check_tables import TableFacts
 from bridge.config import Config
 from bridge.errors import BridgeError, CheckFailed, SourceRefused
@@ -129,10 +129,13 @@ def _judging(config: Config, source: Connection) -> Iterator[Finding]:
         yield check_logins.may_become(judging, roles)
         if config.rls.connection is None:
             yield check_logins.shared_login()
-            return
-        if elsewhere := check_logins.same_database(source, judging):
-            yield elsewhere
-        yield from check_logins.judging_rights(judging, roles)
+        else:
+            if elsewhere := check_logins.same_database(source, judging):
+                yield elsewhere
+                return
+            yield from check_logins.judging_rights(judging, roles)
+        if roles:
+            yield from check_row_security.row_security(source, judging)
 
 
 def _publication(source: Connection, name: str, subscribed: list[int]) -> Iterator[Finding]:

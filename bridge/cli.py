@@ -153,6 +153,29 @@ def check(config: Path | None, connection: str, slot: str, as_json: bool) -> Non
     checks.run(config_of(config, connection, slot), as_json=as_json)
 
 
+@cli.command()
+@target(slot=False)
+@click.argument("table", metavar="SCHEMA.TABLE")
+@click.option(
+    "--role",
+    envvar="WALRUS_BRIDGE_EXPLAIN_ROLE",
+    metavar="ROLE",
+    help="Only this role; without it, all that subscribe.",
+)
+def explain(config: Path | None, connection: str, table: str, role: str | None) -> None:
+    """Explain how row level security is asked for the subscribers of a table: the queries, PostgreSQL's plans, hints.
+
+    Runs no policy on a row and prints neither rows nor claims.
+
+    \b
+    Example:
+      walrus-bridge explain public.message --config bridge.yaml
+    """
+    from bridge import explain as explaining
+
+    explaining.run(config_of(config, connection), table, role)
+
+
 cli.add_command(migrate)
 cli.add_command(slot)
 

@@ -93,7 +93,8 @@ begin
     if exists (select from pg_roles where rolname = login and not (rolcanlogin and not rolinherit)) then
         execute format('alter role %I login noinherit', login);
     end if;
-    execute format('grant connect on database %I to %I', current_database(), login);
+    -- Temporary tables hold the claims that rows are joined with; policies run read-only, and can make none.
+    execute format('grant connect, temporary on database %I to %I', current_database(), login);
 
     if to_regclass('realtime.subscription') is not null then
         claimed := claimed || array(select r.rolname::text from pg_roles r

@@ -1,0 +1,132 @@
+"""`walrus-bridge explain`, and what `check` says of row level security, on a real server."""
+
+from collections.abc import Callable
+
+import pytest
+
+from bridge.errors import Exit
+from tests.command import Done
+from tests.servers.postgres import Database
+
+SETUP = """
+create table message (id int primary key, room int, owner uuid, body text);
+create table member (room int, who uuid);
+create table hidden (room int, who uuid);
+alter table hidden enable row level security;
+grant select on message, member, hidden to authenticated, anon;
+alter table message enable row level security;
+insert into message values (1, 1, null, 'a secret of the table');
+insert into realtime.subscription (subscription_id, entity, claims)
+select gen_random_uuid(), 'message', jsonb_build_object('role', 'authenticated', 'sub', gen_random_uuid(), 'n', 'a secret of the claims')
+from generate_series(1, 120);
+"""
+
+Run = Callable[..., Done]
+
+
+def explained(walrus_bridge: Run, database: Database, *arguments: str) -> str:
+    done = walrus_bridge("explain", "public.message", "--connection", database.dsn, *arguments)
+    assert done.status == Exit.OK, done.stderr
+    assert "secret" not in done.stdout + done.stderr
+    return done.stdout
+
+
+def test_a_join_is_explained_with_its_keys_and_plan(database: Database, walrus_bridge: Run) -> None:
+    database.execute(SETUP)
+    database.execute(
+        "create policy p on message using (exists (select from member m where m.room = message.room and m.who = auth.uid()))"
+    )
+
+    told = explained(walrus_bridge, database)
+
+    assert "public.message, role authenticated" in told
+    assert "120, with 120 distinct claims" in told
+    assert "way: by a join" in told
+    assert "key, evaluated once for each claims value: auth.uid()" in told
+    assert "cost: 1 query for a batch" in told
+    assert "JOIN LATERAL (SELECT FROM public.member m" in told
+    assert "Scan on _walrus_claims_1" in told
+    assert "hint: create index on public.member (room, who)" in told
+
+
+def test_an_index_that_is_there_is_not_proposed(database: Database, walrus_bridge: Run) -> None:
+    database.execute(SETUP)
+    database.execute("create index on member (who)")
+    database.execute(
+        "create policy p on message using (room in (select m.room from member m where m.who = auth.uid()))"
+    )
+
+    assert "hint" not in explained(walrus_bridge, database)
+
+
+def test_why_there_is_no_join_and_what_would_help(database: Database, walrus_bridge: Run) -> None:
+    database.execute(SETUP)
+    database.execute(
+        "create policy p on message using (owner = auth.uid() and exists (select from hidden h where h.room = message.room))"
+    )
+
+    told = explained(walrus_bridge, database)
+
+    assert 'way: for each claims value by itself, because policy "p" cannot be joined' in told
+    assert "it reads public.hidden, which has row level security of its own" in told
+    assert "cost: 120 queries for a batch" in told
+    assert "plan, for 1,000 rows:" in told
+    assert "hint: let policies look things up in a table without row level security" in told
+    assert "write (select auth.uid())" in told
+
+
+def test_roles_to_which_nothing_applies(database: Database, walrus_bridge: Run) -> None:
+    database.execute(SETUP)
+    database.subscribe("message", role="postgres")
+    database.subscribe("message", role="anon")
+    database.execute("create policy p on message to authenticated using (true)")
+
+    told = explained(walrus_bridge, database)
+
+    assert "role anon" in told
+    assert "no permissive policy for SELECT applies to this role" in told
+    assert "role postgres" in told
+    assert "row level security does not apply to this role" in told
+    assert "role anon" not in explained(walrus_bridge, database, "--role", "postgres")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("public.nothing",), "there is no table public.nothing"),
+        (("public.member",), "nobody subscribes to public.member"),
+        (("public.message", "--role", "anon"), "no subscription with the role anon"),
+    ],
+)
+def test_what_cannot_be_explained_is_refused(
+    database: Database, walrus_bridge: Run, arguments: tuple[str, ...], words: str
+) -> None:
+    database.execute(SETUP)
+
+    walrus_bridge("explain", *arguments, "--connection", database.dsn).refused(Exit.SOURCE_REFUSED, words, "What to do")
+
+
+def test_a_name_that_is_none_is_a_usage_error(database: Database, walrus_bridge: Run) -> None:
+    done = walrus_bridge("explain", "message", "--connection", database.dsn)
+
+    assert done.status == Exit.USAGE
+    assert "schema.table" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("policy", "words"),
+    [
+        (
+            "owner = auth.uid()",
+            "row level security is asked by a join for role authenticated",
+        ),
+        ("random() >= 0", 'and there are 120: policy "p" cannot be joined'),
+    ],
+)
+def test_check_says_which_way_a_table_goes(database: Database, walrus_bridge: Run, policy: str, words: str) -> None:
+    database.execute(SETUP)
+    database.execute(f"create policy p on message using ({policy})")
+
+    done = walrus_bridge("check", "--connection", database.dsn, "--slot", database.slot)
+
+    assert words in done.stdout
