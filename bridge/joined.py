@@ -26,7 +26,7 @@ JOIN_FROM: Final = 4
 """With fewer claims of a table and role, asking for each by itself is cheaper."""
 FEW: Final = 64
 """So many claims of a row are named one by one; where more may see it, it is joined with the role's all."""
-MANY_PAIRS: Final = 1_000_000
+MANY_PAIRS: Final = 250_000
 """How many answers a query should give at most: then fewer rows are asked for at once."""
 
 

@@ -149,6 +149,7 @@ class Pipeline:
         if self._pace.is_limited:
             self._hold_back(event, session)
         self._events += 1
+        self._make_room()
         self._hand_over(event, self._checkpoint.current)
         self._rejections.extend(self._sink.rejected())
         self._bury_rejections()
@@ -171,6 +172,14 @@ class Pipeline:
                 log.info("held back by limits", table=f"{event.schema}.{event.table}")
             self._health.held_back_seconds = self._pace.waited_seconds
         self._pace.spend(table, now)
+
+    def _make_room(self) -> None:
+        """While too much is in flight nothing more is written: the events of one batch may be many, and large."""
+        while self._checkpoint.in_flight_bytes >= self._settings.in_flight_bytes:
+            if self._stop.requested_for(DRAIN_SECONDS):
+                raise Stopping
+            self._tick(0.005)
+            self._bury_rejections()
 
     def _hand_over(self, event: Event, ticket: Ticket) -> None:
         while not self._sink.send(event, ticket):
