@@ -87,6 +87,8 @@ class Pipeline:
         self._session: Session | None = None
         self._checkpoint = Checkpoint()
         self._identity: Identity | None = None
+        self._walsender: int | None = None
+        """The pid of the last stream's, which may hold the slot until it notices that we have gone."""
         self._start_lsn = 0
         self._done = ""
         """Events up to this `order` are skipped, for the sink has them (exactly once)."""
@@ -346,7 +348,8 @@ class Pipeline:
             try:
                 return session.find_slot()
             except SlotActive as active:
-                if not self._settings.wait and time.monotonic() > end:
+                own = active.pid is not None and active.pid == self._walsender
+                if not (own or self._settings.wait) and time.monotonic() > end:
                     raise
                 if not said:
                     said = True
@@ -357,6 +360,7 @@ class Pipeline:
         """For as long as it takes, with pauses that grow to half a minute."""
         self._health.streaming = False
         self._session = None
+        self._walsender = session.stream.server_pid
         session.close()
         backoff = Backoff()
         while True:
