@@ -50,9 +50,9 @@ class _Numbers(Collector):
             yield _gauge("progress_age_seconds", text, max(0.0, time.monotonic() - health.progress_at))
         text = "How long limits on the rate have held the stream back."
         yield _counter("held_back_seconds", text, health.held_back_seconds)
-        text = "Rows that row level security judged by a join, for all claims at once."
+        text = "Rows, distinct in what policies read, that row level security judged by a join, for all claims at once."
         yield _counter("row_security_joined_rows", text, tally.joined_rows)
-        text = "Rows times claims that row level security judged one by one."
+        text = "Such rows times claims that row level security judged one by one."
         yield _counter("row_security_single_decisions", text, tally.single_decisions)
         ways = [
             ((*of, "join" if reason is None else "one_by_one", reason or ""), 1)
