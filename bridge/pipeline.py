@@ -97,7 +97,8 @@ class Pipeline:
         self._status_at = 0.0
         self._heartbeat_at = 0.0
         self._progress_at = time.monotonic()
-        self._events = 0
+        self._told_events = 0
+        """How many events the log has told of."""
         self._pace = Pace(settings.events_per_second, settings.events_per_table)
         self._paced = ""
         """`order` of the change whose events are let go now."""
@@ -129,6 +130,8 @@ class Pipeline:
             if reading:
                 batch = session.stream.read(BATCH_MESSAGES, BATCH_BYTES)
                 more = batch.more
+                if batch.data:
+                    self._health.received(batch.data[-1][0])
                 for portion in self._pace.portions(session.decode(batch.data)):
                     for output in session.judging.process(portion):
                         if isinstance(output, Commit):
@@ -137,6 +140,7 @@ class Pipeline:
                             self._send(output, session)
                 if batch.keepalive is not None and not session.in_transaction:
                     self._checkpoint.keepalive(batch.keepalive)
+                    self._health.received(batch.keepalive)
                 if batch.reply_wanted:
                     self._status_at = 0.0
             self._tick()
@@ -150,8 +154,9 @@ class Pipeline:
             self._done = ""
         if self._pace.is_limited:
             self._hold_back(event, session)
-        self._events += 1
         self._make_room()
+        counts = self._health.dead_letters if event.dead_letter else self._health.events
+        counts[event.schema, event.table] += 1
         self._hand_over(event, self._checkpoint.current)
         self._rejections.extend(self._sink.rejected())
         self._bury_rejections()
@@ -198,6 +203,7 @@ class Pipeline:
             instead = smaller(event, rejection.share) if rejection.too_large else None
             if instead is None:
                 instead = iter([last_resort(event, reason, stop=self._settings.on_failure == "stop")])
+                self._health.dead_letters[event.schema, event.table] += 1
                 log.warning("event quarantined", id=event.id, reason=reason)
             for each in instead:
                 self._hand_over(each, rejection.ticket)
@@ -217,14 +223,15 @@ class Pipeline:
         if since >= STATUS_SECONDS or (confirmed > self._status_sent and since >= STATUS_MOVED_SECONDS):
             self._confirm(confirmed, now)
         if now - self._progress_at >= PROGRESS_SECONDS:
+            events = sum(self._health.events.values()) + sum(self._health.dead_letters.values())
             log.info(
                 "progress",
-                events=self._events,
+                events=events - self._told_events,
                 confirmed=format_lsn(confirmed),
                 in_flight=self._checkpoint.in_flight_events,
                 **self._held_back(),
             )
-            self._events, self._progress_at = 0, now
+            self._told_events, self._progress_at = events, now
 
     def _held_back(self) -> dict[str, float]:
         """Of the last minute, what the limits have cost; said only where there are limits."""
@@ -239,6 +246,7 @@ class Pipeline:
         if self._session is not None:
             self._status_sent, self._status_at = self._session.guard.allowed(lsn), now
             self._session.stream.send_status(self._status_sent)
+            self._health.confirmed(self._status_sent, now)
 
     def _waiting(self) -> None:
         """Called while a query waits for its answer."""
@@ -285,7 +293,7 @@ class Pipeline:
 
     def _open(self, *, first: bool) -> Session:
         """Connect, check, load, start. At first every failure is raised; later the slot must be there already."""
-        session = Session(self._settings, self._waiting, self._pause)
+        session = Session(self._settings, self._health.tally, self._waiting, self._pause)
         try:
             if self._identity is not None:
                 same_server(self._identity, session.identity)
@@ -334,6 +342,7 @@ class Pipeline:
             raise
         # What the sink still holds of the old stream counts for the budget, unless it has forgotten that.
         self._checkpoint = Checkpoint(start, None if self._sink.forgets else self._checkpoint.in_flight)
+        self._health.in_flight = self._checkpoint.in_flight
         self._start_lsn, self._done = start, done
         self._status_sent, self._status_at = 0, 0.0
         self._heartbeat_at = time.monotonic()
@@ -370,7 +379,9 @@ class Pipeline:
             )
             self._pause(pause)
             try:
-                return self._open(first=False)
+                session = self._open(first=False)
+                self._health.reconnects += 1
+                return session
             except SlotActive as active:
                 raise SlotError(str(active)) from active
             except Transient as again:

@@ -15,6 +15,7 @@ from bridge.pools import Bucket, Group
 from bridge.sql import Connection
 from bridge.subscriptions import Subscriptions
 from bridge.table import Rights, Table
+from bridge.tally import Tally
 
 SAMPLE_ROWS = 3
 
@@ -42,7 +43,9 @@ class Looking:
         self.catalog = Catalog(source)
         self.judging = judging
         self._source = source
-        self._joined = JoinedJudge(judging, self.catalog.export, PolicyFacts(source), join_from=1, few=0, quiet=True)
+        self._tally = Tally()
+        facts = PolicyFacts(source)
+        self._joined = JoinedJudge(judging, self.catalog.export, facts, self._tally, join_from=1, few=0, quiet=True)
         self._subscriptions = Subscriptions()
 
     def subscribed(self) -> list[int]:
@@ -99,7 +102,7 @@ class Looking:
         if not rights.subject:
             return RoleWay(table, rights, count, claims, lines, None, None)
         planned = self._joined.planned([inquiry])
-        reason = self._joined.ways.get((table.schema, table.name, rights.role))
+        reason = self._tally.ways.get((table.schema, table.name, rights.role))
         return RoleWay(table, rights, count, claims, lines, planned[0] if planned else None, reason)
 
     def _lines(self, table: Table) -> list[str]:
