@@ -176,7 +176,7 @@ class Catalog:
 
     def export(self) -> str:
         """The transaction's snapshot, for another session to take: policies are judged in the state that they were read
-        in."""
+        in. Not inside a savepoint: PostgreSQL exports none there."""
         if self._exported is None:
             row = self._connection.execute("select pg_export_snapshot()").fetchone()
             assert row is not None

@@ -167,7 +167,7 @@ class Comparer:
         except psycopg.Error as error:
             if is_transient(error):
                 raise
-            self._connection.execute("rollback to savepoint comparing")
+            self._connection.execute("rollback to savepoint comparing; release savepoint comparing")
             if len(pairs) == 1:
                 return [Uncomparable(f"{error.sqlstate}: {error}")]
             half = len(pairs) // 2

@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 from bridge.change import DELETE, TRUNCATE, Change, Kind
-from bridge.judged import Filter, Subscription
+from bridge.judged import NEVER, Filter, Subscription
 from bridge.pools import Bucket, Claims, Group, Pool, Roster
 from bridge.sql import Connection
 from bridge.values import Codec
@@ -207,7 +207,8 @@ class Subscriptions:
             roster.compact()
 
     def _put(self, subscription: Subscription) -> None:
-        subscription.since = self.version
+        # One of its own: what was read once may take effect more than once.
+        subscription = msgspec.structs.replace(subscription, since=self.version, until=NEVER)
         place = (subscription.role, subscription.selected, subscription.action)
         pools = self._pools.setdefault(subscription.entity, {})
         roster = self._rosters.setdefault(subscription.role, Roster(subscription.role))

@@ -167,7 +167,7 @@ class ValueMaker:
         except psycopg.Error as error:
             if is_transient(error):
                 raise
-            self._connection.execute("rollback to savepoint making_values")
+            self._connection.execute("rollback to savepoint making_values; release savepoint making_values")
             if len(group) == 1:
                 refused[id(group[0])] = f"{error.sqlstate}: {error}"
                 return

@@ -29,7 +29,8 @@ SESSIONS = 4
 WAL_SENDER_TIMEOUT_SECONDS = 2
 PASSING = {Exit.SOURCE_UNREACHABLE, Exit.SINK_UNREACHABLE, Exit.SLOT, Exit.UNDELIVERED}
 """What the bridge may end with by itself, at a start or a stop while something is away: then it is started again."""
-CATCHING_UP_SECONDS = 120
+STUCK_SECONDS = 60
+"""A position that stands still for so long, with nothing being done to anybody, is a bridge that is stuck."""
 TARGETS: dict[str, Callable[[pathlib.Path, int], Target]] = {
     "kafka": KafkaTarget,
     "kafka-cluster": lambda home, seed: KafkaTarget(home, seed, nodes=3),
@@ -277,17 +278,21 @@ class Torture:
             time.sleep(0.2)
 
     def _catch_up(self, connection: psycopg.Connection) -> None:
+        """Until all is confirmed; for as long as the position moves."""
         row = connection.execute("select pg_current_wal_lsn()").fetchone()
+        query = "select confirmed_flush_lsn::text, confirmed_flush_lsn >= %s::pg_lsn from pg_replication_slots where slot_name = %s"
+        before: tuple[str, bool] | None = None
 
-        def done() -> bool:
+        def moved() -> tuple[str, bool] | None:
             self._ensure_bridge()
-            query = "select confirmed_flush_lsn >= %s::pg_lsn from pg_replication_slots where slot_name = %s"
-            return connection.execute(query, (row and row[0], SLOT)).fetchone() == (True,)
+            now = connection.execute(query, (row and row[0], SLOT)).fetchone()
+            return now if now != before else None
 
-        try:
-            wait_until(done, "the slot's catching up", CATCHING_UP_SECONDS)
-        except AssertionError as error:
-            raise AssertionError(f"{error}\n{self.bridge.stderr[-3000:]}") from None
+        while before is None or not before[1]:
+            try:
+                before = wait_until(moved, "the slot's moving", STUCK_SECONDS)
+            except AssertionError as error:
+                raise AssertionError(f"{error}\n{self.bridge.stderr[-3000:]}") from None
 
     def _last_words(self, status: int) -> str:
         return f"the bridge ended with {status}\n{self.bridge.stderr[-3000:]}"
