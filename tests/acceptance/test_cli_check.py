@@ -255,6 +255,71 @@ def test_rabbitmq_is_reached_and_its_exchanges_can_be_used(
     assert f"{prefix}public.book" in rabbitmq.control("list_exchanges", "name")
 
 
+def protect(place: Place, condition: str, claims: int) -> None:
+    """Row level security on the subscribed table, and so many subscribers more."""
+    place.execute(
+        "create function uid() returns text stable language sql"
+        " return current_setting('request.jwt.claims', true)::jsonb ->> 'sub';"
+        "alter table book add owner text; alter table book enable row level security;"
+        f'create policy readers on book to "{place.claim}" using ({condition});'
+        "insert into realtime.subscription (subscription_id, entity, claims) select gen_random_uuid(), 'book',"
+        f""" jsonb_build_object('role', '{place.claim}', 'sub', n::text) from generate_series(1, {claims}) as n"""
+    )
+
+
+def test_a_joined_table_is_ok_and_said(walrus_bridge, place: Place, config_file) -> None:
+    protect(place, "owner = uid()", 150)
+
+    done = walrus_bridge("check", "--config", config_file(place.config()))
+
+    assert done.status == 0, done.stdout + done.stderr
+    said = f"row security for {place.claim}: as a join of all claims (151 now)"
+    assert f"ok       {'table public.book':25}  {said}\n" in done.stdout
+    assert "no errors, 0 warnings" in done.stdout
+    assert done.stderr == ""
+
+
+@pytest.mark.parametrize(("claims", "level"), [(20, "ok"), (150, "warning")])
+def test_claims_asked_for_one_by_one_are_a_warning_where_they_are_many(
+    claims: int, level: str, walrus_bridge, place: Place, config_file
+) -> None:
+    place.execute("create function is_mine(text) returns bool language plpgsql stable as $$begin return true; end$$")
+    protect(place, "is_mine(owner)", claims)
+
+    done = walrus_bridge("check", "--json", "--config", config_file(place.config()))
+
+    assert done.status == 0, done.stdout + done.stderr
+    (found,) = [each for each in json.loads(done.stdout) if "row security" in each["what"]]
+    assert (found["name"], found["level"]) == ("table public.book", level)
+    assert "it calls public.is_mine()" in found["what"]
+    assert ("walrus-bridge explain public.book" in (found["remedy"] or "")) == (level == "warning")
+
+
+def test_a_judging_login_without_temporary_tables_is_a_warning_that_says_the_grant(
+    walrus_bridge, place: Place, config_file
+) -> None:
+    # Given a hardened database
+    protect(place, "owner = uid()", 150)
+    place.execute(
+        f"do $$ begin execute format('revoke temporary on database %I from public, \"{place.judge}\"',"
+        " current_database()); end $$"
+    )
+
+    done = walrus_bridge("check", "--json", "--config", config_file(place.config()))
+
+    # Then it goes the simple way, and the grant is said
+    assert done.status == 0
+    temporary, table = sorted(findings(done), key=lambda each: str(each["name"]), reverse=True)
+    assert temporary["name"] == "temporary tables"
+    assert "for each of 151 claims by itself" in table["what"]
+    assert "permission denied to create temporary tables" in table["what"]
+
+    # When it is given
+    place.execute(temporary["remedy"].partition(";")[0])
+    done = walrus_bridge("check", "--json", "--config", config_file(place.config()))
+    assert findings(done) == []
+
+
 def test_check_leaves_nothing_behind(walrus_bridge, place: Place, config_file) -> None:
     walrus_bridge("check", "--config", config_file(place.config()))
 
