@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NoReturn
 import click
 
 from bridge import __version__, config_file, log
-from bridge.cli_database import migrate, slot
+from bridge.cli_database import explain, migrate, slot
 from bridge.cli_target import config_of, config_option, connection_option, slot_option, target
 from bridge.config import Config
 from bridge.errors import BridgeError, ConfigError, Exit
@@ -153,6 +153,7 @@ def check(config: Path | None, connection: str, slot: str, as_json: bool) -> Non
     checks.run(config_of(config, connection, slot), as_json=as_json)
 
 
+cli.add_command(explain)
 cli.add_command(migrate)
 cli.add_command(slot)
 
