@@ -13,7 +13,7 @@ import click
 import msgspec
 import psycopg
 
-from bridge import check_logins, check_policies, check_server, check_tables, log, migrations, publication
+from bridge import check_logins, check_row_security, check_server, check_tables, migrations, publication
 from bridge.check_tables import TableFacts
 from bridge.config import Config
 from bridge.errors import BridgeError, CheckFailed, SourceRefused
@@ -27,7 +27,6 @@ COLOURS = {"ok": "green", "warning": "yellow", "error": "red"}
 
 def run(config: Config, *, as_json: bool) -> None:
     """Print the findings on stdout as they come. Raises CheckFailed where one of them is an error."""
-    log.configure("warning")
     found: list[Finding] = []
     for finding in findings(config):
         found.append(finding)
@@ -123,22 +122,20 @@ def _tables(config: Config, source: Connection, tables: list[TableFacts]) -> Ite
 
 def _judging(config: Config, source: Connection) -> Iterator[Finding]:
     roles: list[str] = []
-    readable = check_logins.subscriptions_readable(source)
-    if readable:
+    if check_logins.subscriptions_readable(source):
         roles, gone = check_logins.claimed_roles(source)
         yield from gone
     with contextlib.closing(connect(config.rls.connection or config.source.connection, JUDGING_SETTINGS)) as judging:
         yield check_logins.may_become(judging, roles)
-        yield check_policies.temporary_tables(judging)
-        if readable:
-            current = config.rls.judge == "current"
-            yield from _guarded("row security", check_policies.row_security(source, judging, current=current))
         if config.rls.connection is None:
             yield check_logins.shared_login()
-            return
-        if elsewhere := check_logins.same_database(source, judging):
-            yield elsewhere
-        yield from check_logins.judging_rights(judging, roles)
+        else:
+            if elsewhere := check_logins.same_database(source, judging):
+                yield elsewhere
+                return
+            yield from check_logins.judging_rights(judging, roles)
+        if roles:
+            yield from check_row_security.row_security(source, judging)
 
 
 def _publication(source: Connection, name: str, subscribed: list[int]) -> Iterator[Finding]:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NoReturn
 import click
 
 from bridge import __version__, config_file, log
-from bridge.cli_database import explain, migrate, slot
+from bridge.cli_database import migrate, slot
 from bridge.cli_target import config_of, config_option, connection_option, slot_option, target
 from bridge.config import Config
 from bridge.errors import BridgeError, ConfigError, Exit
@@ -153,7 +153,29 @@ def check(config: Path | None, connection: str, slot: str, as_json: bool) -> Non
     checks.run(config_of(config, connection, slot), as_json=as_json)
 
 
-cli.add_command(explain)
+@cli.command()
+@target(slot=False)
+@click.argument("table", metavar="SCHEMA.TABLE")
+@click.option(
+    "--role",
+    envvar="WALRUS_BRIDGE_EXPLAIN_ROLE",
+    metavar="ROLE",
+    help="Only this role; without it, all that subscribe.",
+)
+def explain(config: Path | None, connection: str, table: str, role: str | None) -> None:
+    """Explain how row level security is asked for the subscribers of a table: the queries, PostgreSQL's plans, hints.
+
+    Runs no policy on a row and prints neither rows nor claims.
+
+    \b
+    Example:
+      walrus-bridge explain public.message --config bridge.yaml
+    """
+    from bridge import explain as explaining
+
+    explaining.run(config_of(config, connection), table, role)
+
+
 cli.add_command(migrate)
 cli.add_command(slot)
 

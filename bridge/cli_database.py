@@ -1,4 +1,4 @@
-"""The commands about what the bridge keeps in the database, `migrate` and `slot`, and what it asks there: `explain`."""
+"""The commands about what the bridge keeps in the database: `migrate` and `slot`."""
 
 import json
 from pathlib import Path
@@ -110,26 +110,6 @@ def slot_show(config: Path | None, connection: str, slot: str, as_json: bool) ->
     width = max(map(len, facts))
     for name, value in facts.items():
         click.echo(f"{name:{width}}  {'-' if value is None else value}")
-
-
-@click.command()
-@click.argument("table")
-@target(slot=False)
-@click.option("--role", metavar="ROLE", help="For this role alone; default: each that subscribes to the table.")
-def explain(table: str, config: Path | None, connection: str, role: str | None) -> None:
-    """Show how row level security is asked about TABLE: the way, the queries, their plans, the cost, and hints.
-
-    Runs no policy on the table's rows, and shows neither rows nor claims. TABLE is schema.table, or its name alone where
-    that is clear.
-
-    \b
-    Examples:
-      walrus-bridge explain public.message --config bridge.yaml
-      walrus-bridge explain message --role authenticated --connection postgresql://postgres@localhost:5432/postgres
-    """
-    from bridge import explain as explaining
-
-    explaining.run(config_of(config, connection), table, role)
 
 
 def _confirm(question: str, yes: bool) -> None:

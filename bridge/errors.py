@@ -38,8 +38,6 @@ class Exit(IntEnum):
     """`walrus-bridge check` found an error."""
     GAP = 13
     """Changes may be missing between what was delivered and what the slot still holds."""
-    TABLE = 14
-    """`walrus-bridge explain`: no such table or role, or nobody is subscribed to the table."""
 
 
 class BridgeError(Exception):
@@ -111,10 +109,6 @@ class PoisonError(BridgeError):
 
 class CheckFailed(BridgeError):
     exit = Exit.CHECK_FAILED
-
-
-class TableError(BridgeError):
-    exit = Exit.TABLE
 
 
 class DecodeError(BridgeError):

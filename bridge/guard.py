@@ -31,9 +31,15 @@ class Guard:
         self._identity = identity
         self.ceiling = 0
         try:
+            self._wal_end = self._read_wal_end()
             self._known = self._read()
         except psycopg.Error as error:
             raise translate(error, "reading walrus_bridge.slot") from error
+
+    def _read_wal_end(self) -> int:
+        row = self._connection.execute("select pg_current_wal_flush_lsn()::text").fetchone()
+        assert row is not None
+        return parse_lsn(row[0])
 
     def _read(self) -> tuple[str, int, int] | None:
         row = self._connection.execute("select to_regclass('walrus_bridge.slot') is not null").fetchone()
@@ -52,25 +58,26 @@ class Guard:
         if self._known is not None and not accept_gap:
             raise GapError(f"slot {self._slot} is gone, but it was there before. {_WAY_OUT}")
 
-    def check(self, confirmed: int, *, accept_gap: bool) -> None:
-        """Compare the slot with what is known of it, then keep the row. Raises GapError."""
-        found = gap(self._known, self._identity, self._slot, confirmed)
-        if found is not None:
-            if not accept_gap:
-                raise GapError(f"{found}. {_WAY_OUT}")
-            log.warning("gap accepted", reason=found)
-        self.raise_ceiling(confirmed)
+    def check(self, confirmed: int, acknowledged: int, *, accept_gap: bool) -> None:
+        """Compare the slot with what is known of it, and the server with what this process has had of it acknowledged.
+        Raises GapError."""
+        self._judge(
+            gap(self._known, self._identity, self._slot, confirmed) or set_back(acknowledged, self._wal_end), accept_gap
+        )
 
-    def check_sink(self, known: tuple[str, int, int], confirmed: int, *, accept_gap: bool) -> None:
+    def check_sink(self, known: tuple[str, int, int], reached: int, confirmed: int, *, accept_gap: bool) -> bool:
         """Compare the slot, which stands at `confirmed`, with how far the sink has the stream by its own account:
-        (system identifier, timeline, end LSN). Raises GapError."""
+        (system identifier, timeline, end LSN), and parts of transactions up to `reached`. Raises GapError; False where
+        the account is of another history than the server's, and that is accepted."""
         system, timeline, end = known
-        if confirmed > end:
-            found: str | None = (
-                f"slot {self._slot} stands at {format_lsn(confirmed)}, and what the sink holds ends at {format_lsn(end)}"
-            )
-        else:
-            found = gap((system, timeline, end), self._identity, self._slot, end)
+        reached = max(end, reached)
+        foreign = gap((system, timeline, reached), self._identity, self._slot, reached) or set_back(
+            reached, self._wal_end
+        )
+        self._judge(foreign or slot_ahead(self._slot, confirmed, end), accept_gap)
+        return foreign is None
+
+    def _judge(self, found: str | None, accept_gap: bool) -> None:
         if found is not None:
             if not accept_gap:
                 raise GapError(f"{found}. {_WAY_OUT}")
@@ -133,3 +140,20 @@ def gap(known: tuple[str, int, int] | None, identity: Identity, slot: str, confi
         if left is None or left < confirmed:
             return f"the server is on timeline {identity.timeline}, which does not hold all of timeline {timeline}"
     return None
+
+
+def set_back(reached: int, wal_end: int) -> str | None:
+    """Why the server does not hold what was delivered: its WAL ends before that. None: it holds it. Pure."""
+    if reached <= wal_end:
+        return None
+    return (
+        f"what was delivered reaches to {format_lsn(reached)}, and the server's WAL ends at {format_lsn(wal_end)}: it was"
+        f" set back to an earlier state"
+    )
+
+
+def slot_ahead(slot: str, confirmed: int, end: int) -> str | None:
+    """Why the sink may lack what the slot does not hold any more. Pure."""
+    if confirmed <= end:
+        return None
+    return f"slot {slot} stands at {format_lsn(confirmed)}, and what the sink holds ends at {format_lsn(end)}"

@@ -49,8 +49,10 @@ class JoinedJudge:
         *,
         join_from: int = JOIN_FROM,
         few: int = FEW,
+        quiet: bool = False,
     ) -> None:
-        """`snapshot` exports that of the catalog's transaction."""
+        """`snapshot` exports that of the catalog's transaction. `quiet`: which way a table goes is not logged."""
+        self._quiet = quiet
         self._snapshot = snapshot
         self._connection = connection
         self._facts = facts
@@ -122,6 +124,8 @@ class JoinedJudge:
         key = (table.schema, table.name, role)
         if key not in self.ways or self.ways[key] != reason:
             self.ways[key] = reason
+            if self._quiet:
+                return
             way = "by a join" if reason is None else "for each claims value by itself"
             log.info("row security is asked", way=way, schema=key[0], table=key[1], role=role, reason=reason)
 

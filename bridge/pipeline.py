@@ -27,7 +27,7 @@ from bridge.lsn import Identity, format_lsn
 from bridge.pace import Pace
 from bridge.parts import last_resort, smaller
 from bridge.session import Session, SourceSettings, same_server
-from bridge.sinks.base import Rejection, Sink
+from bridge.sinks.base import Position, Rejection, Sink
 from bridge.slot import Slot
 from bridge.stopping import Stopping, StopSignal
 
@@ -278,6 +278,10 @@ class Pipeline:
         try:
             if self._identity is not None:
                 same_server(self._identity, session.identity)
+                if self._identity.timeline != session.identity.timeline:
+                    # What was acknowledged of the old timeline says nothing of LSNs on this one.
+                    self._checkpoint = Checkpoint(in_flight=self._checkpoint.in_flight)
+                    self._start_lsn = 0
             self._identity = session.identity
             session.check_server()
             slot = self._wait_for_slot(session)
@@ -298,7 +302,7 @@ class Pipeline:
                 session.load_subscriptions()
             confirmed = slot.confirmed_lsn or 0
             accept_gap = self._settings.accept_gap and first
-            guard.check(confirmed, accept_gap=accept_gap)
+            guard.check(confirmed, self._checkpoint.advance(), accept_gap=accept_gap)
             position = self._sink.resume(session.identity)
             if self._sink.forgets:
                 self._rejections.clear()
@@ -307,8 +311,12 @@ class Pipeline:
                 start, done = max(confirmed, self._checkpoint.advance()), ""
             else:
                 known = (position.system_identifier, position.timeline, position.end_lsn)
-                guard.check_sink(known, confirmed, accept_gap=accept_gap)
+                if not guard.check_sink(known, position.reached, confirmed, accept_gap=accept_gap):
+                    identity = session.identity
+                    position = Position(identity.system_identifier, identity.timeline, confirmed, "")
+                    self._sink.go_on_from(position)
                 start, done = max(confirmed, position.end_lsn), position.last_event
+            guard.raise_ceiling(start)
             session.start(start)
         except BaseException:
             session.close()

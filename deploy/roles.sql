@@ -73,9 +73,7 @@ end
 $$;
 
 -- The judging login. Policies are other people's code, and a function in one can set the role back to the login: so the
--- login has no rights of its own, and none of its roles' by inheritance. It may only become one of them; and make
--- temporary tables, in which the claims are joined with the policies (a policy's function makes none: it runs
--- read-only).
+-- login has no rights of its own, and none of its roles' by inheritance. It may only become one of them.
 do $$
 declare
     login text := current_setting('walrus_bridge.judge_login');
@@ -95,6 +93,7 @@ begin
     if exists (select from pg_roles where rolname = login and not (rolcanlogin and not rolinherit)) then
         execute format('alter role %I login noinherit', login);
     end if;
+    -- Temporary tables hold the claims that rows are joined with; policies run read-only, and can make none.
     execute format('grant connect, temporary on database %I to %I', current_database(), login);
 
     if to_regclass('realtime.subscription') is not null then

@@ -39,6 +39,11 @@ class Position(msgspec.Struct, frozen=True):
     last_event: str
     """`Event.order` of the last event there; empty: none yet. It may be in the middle of a transaction."""
 
+    @property
+    def reached(self) -> int:
+        """Past the start of the commit of the last event's transaction, which the server must hold too; 0: no event."""
+        return int(self.last_event[:16], 16) + 1 if self.last_event else 0
+
 
 class Sink(Protocol):
     forgets: ClassVar[bool] = False
@@ -57,6 +62,11 @@ class Sink(Protocol):
         Blocks for seconds. Raises SinkUnreachable, SinkRefused.
         """
         return None
+
+    def go_on_from(self, position: Position) -> None:
+        """The account that `resume` gave is of another history than the server's, and the user accepts that: this one
+        counts instead."""
+        return
 
     def send(self, event: Event, ticket: Ticket) -> bool:
         """Take the event (calling ``ticket.sent``), or say False: full, poll and offer it again. Never blocks.

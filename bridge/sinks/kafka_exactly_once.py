@@ -94,6 +94,10 @@ class ExactlyOnceSink(KafkaSink):
         self._forget()
         return self._position
 
+    def go_on_from(self, position: Position) -> None:
+        self._position = position
+        self._forget()
+
     def _begin_anew(self) -> None:
         """A new producer, and the position that the old one has left."""
         if self._producer is not None:

@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import select
 import signal
 import subprocess
 import sys
@@ -25,8 +26,9 @@ class BridgeProcess:
         arguments: tuple[str, ...] = (),
         program: tuple[str, ...] = ("-m", "bridge"),
     ) -> None:
-        self.events: list[dict[str, Any]] = []
-        """What stdout has carried so far."""
+        self._events: list[dict[str, Any]] = []
+        self._rest = b""
+        self._lock = threading.Lock()
         if config is not None:
             path = folder / "bridge.yaml"
             path.write_text(yaml.safe_dump(config), encoding="utf-8")
@@ -43,15 +45,39 @@ class BridgeProcess:
                 },
                 start_new_session=True,
             )
+        assert self.process.stdout is not None
+        self._stdout = self.process.stdout
+        os.set_blocking(self._stdout.fileno(), False)
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
 
     def _read(self) -> None:
-        assert self.process.stdout is not None
-        with self.process.stdout as lines:
-            for line in lines:
-                if line.endswith(b"\n"):  # a kill may cut the last one
-                    self.events.append(json.loads(line))
+        poller = select.poll()
+        poller.register(self._stdout, select.POLLIN)
+        while self._take():
+            poller.poll()
+        with self._lock:
+            self._stdout.close()
+
+    def _take(self) -> bool:
+        """All that is in the pipe; whether more may come. A kill may have cut the last line."""
+        with self._lock:
+            while not self._stdout.closed:
+                try:
+                    chunk = os.read(self._stdout.fileno(), 1 << 16)
+                except BlockingIOError:
+                    return True
+                if not chunk:
+                    return False
+                *lines, self._rest = (self._rest + chunk).split(b"\n")
+                self._events += map(json.loads, lines)
+            return False
+
+    @property
+    def events(self) -> list[dict[str, Any]]:
+        """What stdout has carried so far: all that has been acknowledged, for that is what lies in the pipe."""
+        self._take()
+        return list(self._events)
 
     @property
     def stderr(self) -> str:

@@ -8,7 +8,7 @@ import time
 import uuid
 from collections.abc import Iterator, Mapping
 
-from confluent_kafka import Consumer, KafkaException, Message, TopicPartition
+from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 from confluent_kafka.admin import AdminClient
 
 from bridge.cluster import free_port
@@ -118,9 +118,14 @@ class Kafka(Server):
         return {name: len(topic.partitions) for name, topic in found.items()}
 
     def read(self, topic: str) -> list[Message]:
-        """All that the topic holds, partition by partition."""
+        """All that the topic holds and that is committed, partition by partition."""
         consumer = Consumer(
-            {"bootstrap.servers": self.servers, "group.id": f"reader-{uuid.uuid4()}", "enable.auto.commit": False}
+            {
+                "bootstrap.servers": self.servers,
+                "group.id": f"reader-{uuid.uuid4()}",
+                "enable.auto.commit": False,
+                "enable.partition.eof": True,
+            }
         )
         try:
             partitions = consumer.list_topics(topic, timeout=10).topics[topic].partitions
@@ -149,11 +154,13 @@ class Kafka(Server):
             message = consumer.poll(10)
             if message is None:
                 raise AssertionError(f"partitions {open_partitions} have less than {ends}")
-            if message.error():
-                raise KafkaException(message.error())
-            yield message
-            if message.offset() + 1 >= ends[message.partition()]:
+            error = message.error()
+            if error is None:
+                yield message
+            elif error.code() == KafkaError._PARTITION_EOF:  # markers of transactions may lie before it
                 open_partitions.discard(message.partition())
+            else:
+                raise KafkaException(error)
 
     def _answers(self) -> bool:
         if self.has_ended:

@@ -48,6 +48,16 @@ class Database:
         cursor = self.connection.execute(query, parameters)
         return cursor.fetchall() if cursor.description else []
 
+    def commit(self, query: str) -> str:
+        """Run it in one transaction; the position that the transaction's commit is not before.
+
+        Up to there a slot may be confirmed, for what came before it: past it, the transaction would never come again.
+        """
+        cursor = self.connection.execute(f"{query}; select pg_current_wal_insert_lsn()::text".encode())
+        while cursor.nextset():
+            pass
+        return str(cursor.fetchall()[0][0])
+
     def connect(self) -> psycopg.Connection[Any]:
         return psycopg.connect(self.dsn, autocommit=True)
 
@@ -66,6 +76,11 @@ class Database:
             "select confirmed_flush_lsn::text from pg_replication_slots where slot_name = %s", (self.slot,)
         )
         return rows[0][0] if rows else None
+
+    def is_past(self, position: str) -> bool:
+        """Whether the slot's flushed LSN is past a position, one of `commit`."""
+        query = "select confirmed_flush_lsn > %s::pg_lsn from pg_replication_slots where slot_name = %s"
+        return self.execute(query, (position, self.slot)) == [(True,)]
 
     def wait_until_confirmed(self, seconds: float = 30.0) -> None:
         """Until the bridge has confirmed all that is in the WAL now."""

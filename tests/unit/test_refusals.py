@@ -5,10 +5,11 @@ import traceback
 import pytest
 
 from bridge.errors import BridgeError, GapError, SlotActive, SlotError, SourceRefused, SourceUnreachable
-from bridge.guard import SLACK_BYTES, gap
+from bridge.guard import SLACK_BYTES, gap, set_back
 from bridge.lsn import Identity
 from bridge.replication import refusal
 from bridge.session import matches_standby_names, same_server
+from bridge.sinks.base import Position
 from bridge.slot import Slot, problem
 from bridge.sql import connection_error, connection_fault, conninfo_with, describe
 
@@ -191,3 +192,16 @@ def test_a_promoted_standby_is_safe_only_where_it_left_after_what_was_confirmed(
     assert gap(("7000", 1, 5000), promoted, "realtime", 1000) is None
     assert "timeline" in (gap(("7000", 1, 5000), promoted, "realtime", 1001) or "")
     assert "timeline" in (gap(("7000", 3, 5000), promoted, "realtime", 10) or "")
+
+
+def test_what_was_delivered_is_within_the_server_s_wal_unless_it_was_set_back() -> None:
+    assert set_back(1000, 1000) is None
+    assert "set back" in (set_back(1001, 1000) or "")
+
+
+def test_a_part_of_a_transaction_reaches_past_the_start_of_its_commit() -> None:
+    """So a timeline that left exactly there does not hold it."""
+    part = Position("7000", 1, 900, f"{1000:016X}/{950:016X}/00000000")
+    promoted = Identity("7000", 2, ((1, 1000),))
+    assert "timeline" in (gap(("7000", 1, part.reached), promoted, "realtime", part.reached) or "")
+    assert Position("7000", 1, 900, "").reached == 0

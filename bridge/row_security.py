@@ -1,0 +1,115 @@
+"""Which way row level security goes for the roles that subscribe to a table: for `check` and `explain`."""
+
+from collections.abc import Iterable, Sequence
+
+import msgspec
+import psycopg
+
+from bridge.catalog import Catalog
+from bridge.change import DELETE, INSERT, UPDATE
+from bridge.inquiry import AS_RECORDED, Inquiry
+from bridge.join_queries import Rows
+from bridge.joined import JoinedJudge
+from bridge.policy_facts import PolicyFacts
+from bridge.pools import Bucket, Group
+from bridge.sql import Connection
+from bridge.subscriptions import Subscriptions
+from bridge.table import Rights, Table
+
+SAMPLE_ROWS = 3
+
+
+class RoleWay(msgspec.Struct, frozen=True, eq=False):
+    """One role that subscribes to a table."""
+
+    table: Table
+    rights: Rights
+    subscriptions: int
+    claims: list[str]
+    """Its distinct claims."""
+    lines: list[str]
+    """Some rows of the table, as the text of its composite type; at least one."""
+    rows: Rows | None
+    """What is joined; None: each claims value is asked for by itself, or row security does not apply."""
+    reason: str | None
+    """Why there is no join."""
+
+
+class Looking:
+    """Both connections, as the bridge uses them, for as long as a command looks."""
+
+    def __init__(self, source: Connection, judging: Connection) -> None:
+        self.catalog = Catalog(source)
+        self.judging = judging
+        self._source = source
+        self._joined = JoinedJudge(judging, self.catalog.export, PolicyFacts(source), join_from=1, few=0, quiet=True)
+        self._subscriptions = Subscriptions()
+
+    def subscribed(self) -> list[int]:
+        """Read the subscriptions; the OIDs of their tables."""
+        self._subscriptions.load(self._source)
+        return list(self._subscriptions.entities())
+
+    def find(self, schema: str, table: str) -> int | None:
+        """The OID of a table by its name."""
+        self.catalog.begin()
+        try:
+            (found,) = self.catalog.look_up([(schema, table, None)])
+        finally:
+            self.catalog.end()
+        return found.oid if found else None
+
+    def ways(self, oids: Iterable[int]) -> list[RoleWay]:
+        """For each of these tables and each role that subscribes to it; in the order of names. Roles that are gone are
+        left out."""
+        groups = {
+            (oid, each.roster.role): self._groups(oid, each.roster.role) for oid in oids for each in self._all(oid)
+        }
+        self.catalog.begin()
+        try:
+            tables = self.catalog.tables({oid for oid, _ in groups})
+            rights = self.catalog.rights(list(groups))
+        finally:
+            self.catalog.end()
+        lines = {oid: self._lines(table) for oid, table in tables.items()}
+        self.catalog.begin()
+        try:
+            found = [
+                self._way(tables[oid], rights[oid, role], groups[oid, role], lines[oid])
+                for oid, role in groups
+                if oid in tables and (oid, role) in rights
+            ]
+        finally:
+            self.catalog.end()
+        return sorted(found, key=lambda way: (way.table.schema, way.table.name, way.rights.role))
+
+    def _all(self, oid: int) -> list[Group]:
+        return [group for kind in (INSERT, UPDATE, DELETE) for group in self._subscriptions.groups(oid, kind)]
+
+    def _groups(self, oid: int, role: int) -> list[Group]:
+        return [group for group in self._all(oid) if group.roster.role == role]
+
+    def _way(self, table: Table, rights: Rights, groups: Sequence[Group], lines: list[str]) -> RoleWay:
+        pools = {id(pool): pool for group in groups for _, those in group.selections for pool in those}
+        buckets: list[Bucket] = [bucket for pool in pools.values() for bucket in pool.buckets()]
+        count = sum(len(each) for bucket in buckets for each in bucket.by_claims.values())
+        inquiry = Inquiry(table, rights, groups[0].roster, AS_RECORDED, buckets)
+        inquiry.lines.update((line, number) for number, line in enumerate(lines))
+        claims = [each.text for each in inquiry.claims]
+        if not rights.subject:
+            return RoleWay(table, rights, count, claims, lines, None, None)
+        planned = self._joined.planned([inquiry])
+        reason = self._joined.ways.get((table.schema, table.name, rights.role))
+        return RoleWay(table, rights, count, claims, lines, planned[0] if planned else None, reason)
+
+    def _lines(self, table: Table) -> list[str]:
+        """Some of the table's rows; an empty one where there are none, or the source login may not read them."""
+        query = psycopg.sql.SQL("select t::text from {} as t limit {}").format(
+            psycopg.sql.Identifier(table.schema, table.name), SAMPLE_ROWS
+        )
+        try:
+            with self._source.transaction():
+                found = [line for (line,) in self._source.execute(query)]
+        except psycopg.errors.InsufficientPrivilege:
+            found = []
+        return list(dict.fromkeys(found)) or [f"({',' * (len(table.columns) - 1)})"]
