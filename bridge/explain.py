@@ -1,7 +1,8 @@
 """`walrus-bridge explain TABLE`: how row level security is asked for a table's subscribers, with PostgreSQL's plans."""
 
 import contextlib
-from collections.abc import Iterable, Iterator, Sequence
+import json
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import click
@@ -17,11 +18,8 @@ from bridge.joined import BECOME, NOBODY
 from bridge.patterns import parse_pattern
 from bridge.rls import BEGIN_JUDGING, SET_LIMITS, Question, statement
 from bridge.rls import SETTINGS as JUDGING_SETTINGS
-from bridge.row_security import Looking, RoleWay
+from bridge.row_security import BATCH, LINES, Looking, RoleWay
 from bridge.sql import Connection, connect, translate
-
-BATCH = 1000
-"""Plans are those for so many rows."""
 
 
 def run(config: Config, name: str, role: str | None) -> None:
@@ -88,25 +86,15 @@ def _way(looking: Looking, source: Connection, way: RoleWay) -> Iterator[str]:
 
 def _joined_plans(looking: Looking, way: RoleWay) -> Iterator[str]:
     assert way.rows is not None
-    # As for a batch: all rows with all claims.
-    way.rows.whole.update(way.rows.numbers.values())
-    asked = [
-        (query, dict(parameters) | _batch(parameters.get("lines", ())))
-        for _, query, parameters in queries(way.rows, list(way.rows.numbers.values()))
-    ]
+    asked = [(query, parameters) for _, query, parameters in queries(way.rows, range(BATCH))]
     yield from _plans(looking, way.rights.role, NOBODY, asked)
 
 
-def _batch(lines: Sequence[str]) -> dict[str, Any]:
-    if not lines:
-        return {}
-    return {"lines": [lines[n % len(lines)] for n in range(BATCH)], "numbers": list(range(BATCH))}
-
-
 def _single_plan(looking: Looking, way: RoleWay) -> Iterator[str]:
-    lines = tuple(way.lines[n % len(way.lines)] for n in range(BATCH))
-    question = Question(way.table, way.rights.policies, way.rights.role, way.claims[0], lines)
-    yield from _plans(looking, way.rights.role, way.claims[0], [(statement(question), (list(lines),))])
+    # A function that is labelled IMMUTABLE puts what it reads of the claims into the plan: so these hold the role only.
+    claims = json.dumps({"role": way.rights.role})
+    question = Question(way.table, way.rights.policies, way.rights.role, claims, LINES)
+    yield from _plans(looking, way.rights.role, claims, [(statement(question), (list(LINES),))])
 
 
 def _plans(looking: Looking, role: str, claims: str, asked: Iterable[tuple[sql.Composed, Any]]) -> Iterator[str]:
@@ -122,7 +110,8 @@ def _plans(looking: Looking, role: str, claims: str, asked: Iterable[tuple[sql.C
             judging.execute(BECOME, (role, claims))
             lines = [line for (line,) in judging.execute(sql.SQL("explain ") + query, parameters)]
         except psycopg.Error as error:
-            lines = [f"none: {str(error).splitlines()[0]}"]
+            # Not its message, which may quote a value.
+            lines = [f"none: {type(error).__name__}, SQLSTATE {error.sqlstate}"]
         finally:
             judging.execute("rollback")
         yield f"  plan, for {BATCH:,} rows:"

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+import psycopg
 import pytest
 
 from bridge.errors import Exit
@@ -130,3 +131,45 @@ def test_check_says_which_way_a_table_goes(database: Database, walrus_bridge: Ru
     done = walrus_bridge("check", "--connection", database.dsn, "--slot", database.slot)
 
     assert words in done.stdout
+
+
+def test_no_policy_runs_while_it_is_explained_or_checked(
+    database: Database, walrus_bridge: Run, config_file: Callable[[str], str]
+) -> None:
+    # Given a policy that binds the source login too, and tells
+    database.execute(SETUP)
+    login = f"plain_{database.name}"
+    database.execute(
+        "create function tells(int) returns bool language plpgsql stable as $$ begin raise 'it ran'; end $$;"
+        "create policy p on message using (tells(id));"
+        f"create role {login} login replication; grant pg_read_all_data to {login}"
+    )
+    source = psycopg.conninfo.make_conninfo(database.dsn, user=login)
+    path = config_file(
+        f"source: {{connection: '{source}'}}\nrls: {{connection: '{database.dsn}'}}\nsink: {{stdout: {{}}}}\n"
+    )
+    try:
+        told = [
+            walrus_bridge("explain", "public.message", "--config", path),
+            walrus_bridge("check", "--config", path),
+        ]
+    finally:
+        database.execute(f"drop owned by {login}; drop role {login}")
+
+    assert told[0].status == Exit.OK, told[0].stderr
+    assert all("it ran" not in each.stdout + each.stderr for each in told)
+
+
+@pytest.mark.parametrize(
+    "body", ["return auth.jwt() ->> 'n'", "raise 'claims: %', current_setting('request.jwt.claims', true)"]
+)
+def test_a_function_labelled_immutable_shows_no_claims_in_the_plan(
+    body: str, database: Database, walrus_bridge: Run
+) -> None:
+    database.execute(SETUP)
+    database.execute(
+        f"create function fixed() returns text language plpgsql immutable as $$ begin {body}; end $$;"
+        "create policy p on message using (body = fixed())"
+    )
+
+    assert "by itself" in explained(walrus_bridge, database)
