@@ -7,11 +7,12 @@ import msgspec
 
 from bridge.catalog import Catalog
 from bridge.change import DELETE, INSERT, UPDATE
-from bridge.inquiry import AS_RECORDED, Inquiry
+from bridge.inquiry import AS_RECORDED, Inquiry, Way
 from bridge.join_queries import Rows
 from bridge.joined import JoinedJudge
 from bridge.policy_facts import PolicyFacts
 from bridge.pools import Bucket, Group
+from bridge.securing import way_of
 from bridge.sql import Connection
 from bridge.subscriptions import Subscriptions
 from bridge.table import Rights, Table
@@ -35,12 +36,18 @@ class RoleWay(msgspec.Struct, frozen=True, eq=False):
     """What is joined; None: each claims value is asked for by itself, or row security does not apply."""
     reason: str | None
     """Why there is no join."""
+    role: int
+    """OID"""
+    way: Way | None
+    """How a row is judged that carries all columns; None: nobody may see it."""
 
 
 class Looking:
     """Both connections, as the bridge uses them, for as long as a command looks."""
 
-    def __init__(self, source: Connection, judging: Connection) -> None:
+    def __init__(self, source: Connection, judging: Connection, *, current: bool) -> None:
+        """`current`: as ``judge: current`` says."""
+        self._current = current
         self.catalog = Catalog(source)
         self.judging = judging
         self._source = source
@@ -93,8 +100,11 @@ class Looking:
         inquiry = Inquiry(table, rights, groups[0].roster, AS_RECORDED, buckets)
         inquiry.lines.update((line, number) for number, line in enumerate(LINES))
         claims = [each.text for each in inquiry.claims]
-        if not rights.subject:
-            return RoleWay(table, rights, count, claims, None, None)
+        role, way = groups[0].roster.role, way_of(table, rights, set(table.names), frozenset(), current=self._current)
+        if not rights.subject or way is None:
+            return RoleWay(table, rights, count, claims, None, None, role, way)
         planned = self._joined.planned([inquiry])
         reason = self._joined.ways.get((table.schema, table.name, rights.role))
-        return RoleWay(table, rights, count, claims, planned[0] if planned else None, reason)
+        if self._current:
+            planned, reason = [], "rls.judge is current: PostgreSQL judges the row as it is now"
+        return RoleWay(table, rights, count, claims, planned[0] if planned else None, reason, role, way)
