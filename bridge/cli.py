@@ -215,7 +215,7 @@ def _load(config: Path | None) -> Config:
 def _run(config: Config, file: Path | None, *, wait: bool = False, accept_gap: bool = False) -> None:
     """Configuration → logging → sink (not connected yet) → listener → stream, which has the migrations applied first."""
     from bridge import migrations, pipeline
-    from bridge.health import Health, Listener
+    from bridge.health import Health
 
     signal.signal(signal.SIGTERM, _stop)
     signal.signal(signal.SIGINT, _stop)
@@ -224,6 +224,8 @@ def _run(config: Config, file: Path | None, *, wait: bool = False, accept_gap: b
     sink = _sink(config, file)
     health = Health()
     if config.http.listen is not None:
+        from bridge.listener import Listener
+
         Listener(config.http.listen, health)
     pipeline.run(settings, sink, health, prepare=lambda: migrations.ensure(config.source.connection, config.migrations))
 

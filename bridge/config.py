@@ -173,8 +173,8 @@ class Limits(Section, frozen=True):
 
 
 class Http(Section, frozen=True):
-    listen: Annotated[Address | None, _about("host:port for /live and /ready; null: no listener.")] = msgspec.field(
-        default_factory=partial(Address, "127.0.0.1:9187")
+    listen: Annotated[Address | None, _about("host:port for /live, /ready and /metrics; null: no listener.")] = (
+        msgspec.field(default_factory=partial(Address, "127.0.0.1:9187"))
     )
 
 
@@ -205,7 +205,7 @@ class Config(Section, frozen=True):
         Literal["apply", "check", "off"],
         _about("At start: apply the missing migrations, only check that they are applied, or neither."),
     ] = "apply"
-    http: Annotated[Http, _about("The health endpoint.")] = msgspec.field(default_factory=Http)
+    http: Annotated[Http, _about("The endpoint for probes and Prometheus.")] = msgspec.field(default_factory=Http)
     log: Annotated[Log, _about("Logs, which go to stderr.")] = msgspec.field(default_factory=Log)
 
 

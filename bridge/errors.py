@@ -60,9 +60,14 @@ class SourceUnreachable(Transient):
 
 class SlotActive(Transient):
     """Another client streams from the slot. Fatal at start; after a lost connection our own old walsender may
-    hold it for a moment."""
+    hold it for a while."""
 
     exit = Exit.SLOT
+
+    def __init__(self, message: str, pid: int | None = None) -> None:
+        super().__init__(message)
+        self.pid = pid
+        """Of the walsender that holds it, where that is known."""
 
 
 class SourceRefused(BridgeError):

@@ -1,34 +1,53 @@
-"""What the loop tells about itself, and the small HTTP listener that passes it on.
+"""What the loop tells about itself: listener.py passes it on."""
 
-`/live`: 200 while the loop moves, so that a supervisor restarts a stuck process. `/ready`: 200 while changes stream.
-"""
-
-import socket
-import threading
 import time
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from socketserver import TCPServer
-from typing import Any, Final
+from collections import defaultdict
+from typing import Final
 
-from bridge.errors import ConfigError
-from bridge.units import Address
+from bridge.checkpoint import InFlight
+from bridge.tally import Tally
 
 STUCK_SECONDS: Final = 30.0
 
+Counts = defaultdict[tuple[str, str], int]
+"""By schema and table."""
+
 
 class Health:
-    """Written by the loop, read by the listener's thread. Plain attributes: each is one atomic assignment."""
+    """Written by the loop, read by the listener's thread: plain numbers and dictionaries, which are copied before they are
+    walked through."""
 
     def __init__(self) -> None:
         self.loop_at = time.monotonic()
         """time.monotonic() of the loop's last turn."""
         self.streaming = False
+        self.reconnects = 0
+        """How often the stream was started again after a lost connection to the source."""
+        self.events: Counts = defaultdict(int)
+        """Handed to the sink; an event that goes in parts counts once."""
+        self.dead_letters: Counts = defaultdict(int)
+        self.in_flight = InFlight()
+        self.received_lsn = 0
+        self.confirmed_lsn = 0
+        self.progress_at: float | None = None
+        """time.monotonic() of when the confirmed position last moved, or nothing was left to confirm."""
         self.held_back_seconds = 0.0
         """How long `limits.events_per_second` and `per_table` have held the stream back, since the start."""
+        self.tally = Tally()
 
     def turn(self) -> None:
         """The loop is alive; called at every turn."""
         self.loop_at = time.monotonic()
+
+    def received(self, lsn: int) -> None:
+        """The stream has come so far."""
+        self.received_lsn = max(self.received_lsn, lsn)
+
+    def confirmed(self, lsn: int, now: float) -> None:
+        """PostgreSQL has been told this position; it may be the same as before."""
+        if lsn > self.confirmed_lsn or lsn >= self.received_lsn:
+            self.progress_at = now
+        self.confirmed_lsn = lsn
 
     @property
     def live(self) -> bool:
@@ -37,71 +56,3 @@ class Health:
     @property
     def ready(self) -> bool:
         return self.streaming and self.live
-
-
-class Listener:
-    """Serves `health` in a daemon thread until `close`."""
-
-    def __init__(self, address: Address, health: Health) -> None:
-        """Raises ConfigError naming the key where the address cannot be listened on."""
-
-        class Handler(_Handler):
-            shown = health
-
-        try:
-            self._server = (_Server6 if ":" in address.host else _Server)((address.host, address.port), Handler)
-        except (OSError, UnicodeError) as error:
-            raise ConfigError(
-                f"http.listen: cannot listen on {address}: {error}. What to do: choose a free port, or null for none"
-            ) from error
-        self.port: int = self._server.server_address[1]
-        self._thread = threading.Thread(target=self._server.serve_forever, name="http", daemon=True)
-        self._thread.start()
-
-    def close(self) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-
-
-class _Server(ThreadingHTTPServer):
-    daemon_threads = True
-
-    def server_bind(self) -> None:
-        """Without the reverse DNS look-up of HTTPServer, which can take seconds."""
-        TCPServer.server_bind(self)
-        self.server_name, self.server_port = "walrus-bridge", self.server_address[1]
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """A client that goes away in mid-request is no news."""
-
-
-class _Server6(_Server):
-    address_family = socket.AF_INET6
-
-
-class _Handler(BaseHTTPRequestHandler):
-    shown: Health
-    timeout = 10
-
-    def do_GET(self) -> None:
-        path = self.path.partition("?")[0]
-        if path == "/live":
-            self._answer(self.shown.live, "live", "the loop has not moved for 30 s")
-        elif path == "/ready":
-            self._answer(self.shown.ready, "ready", "not streaming")
-        else:
-            self.send_error(404)
-
-    do_HEAD = do_GET  # noqa: N815
-
-    def _answer(self, good: bool, yes: str, no: str) -> None:
-        body = f"{yes if good else no}\n".encode()
-        self.send_response(200 if good else 503)
-        self.send_header("Content-Type", "text/plain; charset=utf-8")
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        if self.command != "HEAD":
-            self.wfile.write(body)
-
-    def log_message(self, format: str, *args: Any) -> None:
-        """Probes come every few seconds; they are not worth a line."""

@@ -19,6 +19,7 @@ from bridge.policy_facts import PolicyFacts
 from bridge.rls import BEGIN_JUDGING, SET_LIMITS, STATE, Outdated, Tampered, take_snapshot, verify
 from bridge.sql import Connection, is_transient
 from bridge.table import Table
+from bridge.tally import Tally
 
 log = structlog.get_logger()
 
@@ -26,7 +27,7 @@ JOIN_FROM: Final = 4
 """With fewer claims of a table and role, asking for each by itself is cheaper."""
 FEW: Final = 64
 """So many claims of a row are named one by one; where more may see it, it is joined with the role's all."""
-MANY_PAIRS: Final = 1_000_000
+MANY_PAIRS: Final = 250_000
 """How many answers a query should give at most: then fewer rows are asked for at once."""
 
 
@@ -46,6 +47,7 @@ class JoinedJudge:
         connection: Connection,
         snapshot: Callable[[], str],
         facts: PolicyFacts,
+        tally: Tally,
         *,
         join_from: int = JOIN_FROM,
         few: int = FEW,
@@ -59,10 +61,7 @@ class JoinedJudge:
         self._tables = KeyTables(connection)
         self._join_from = join_from
         self._few = few
-        self.ways: dict[tuple[str, str, str], str | None] = {}
-        """By schema, table and role with enough claims for a join: why there is none; None: there is one."""
-        self.rows = 0
-        """How many rows were judged by a join."""
+        self._tally = tally
         self._room: dict[tuple[int, str], int] = {}
         """How many rows are asked for at once, by table and role."""
 
@@ -121,9 +120,9 @@ class JoinedJudge:
 
     def _goes(self, table: Table, role: str, reason: str | None) -> None:
         """Remember which way a table goes for a role; said when it changes."""
-        key = (table.schema, table.name, role)
-        if key not in self.ways or self.ways[key] != reason:
-            self.ways[key] = reason
+        key, ways = (table.schema, table.name, role), self._tally.ways
+        if key not in ways or ways[key] != reason:
+            ways[key] = reason
             if self._quiet:
                 return
             way = "by a join" if reason is None else "for each claims value by itself"
@@ -158,7 +157,7 @@ class JoinedJudge:
                 ]
                 after = connection.execute(STATE)
             verify(rows.role, NOBODY, after.fetchone())
-            self.rows += len(numbers)
+            self._tally.joined_rows += len(numbers)
             return take(rows, numbers, [(branch, cursor.fetchall()) for branch, cursor in asked])
         finally:
             if not connection.closed:

@@ -5,8 +5,8 @@ too early is thrown away and taken again. Until all is answered nothing has chan
 question may be asked again.
 """
 
-from collections.abc import Callable, Iterable, Sequence
-from typing import TypeVar
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Final, TypeVar
 
 import msgspec
 import psycopg
@@ -42,6 +42,12 @@ class Lost(msgspec.Struct, frozen=True, eq=False):
 
 
 Step = Candidate | Lost | Commit
+Decided = tuple[Judged | None, Values | Unfit | None]
+"""None: the table is gone; no values: the change does not fit the table."""
+
+LARGEST_PORTION: Final = 4000
+MANY_MEMBERS: Final = 500_000
+"""Subscribers of all changes that are judged at once, those of the same audience counted once."""
 
 
 class Judging:
@@ -69,46 +75,64 @@ class Judging:
         self._stop_on_failure = stop_on_failure
         self._leave = leave
         self._wait = wait
+        self._portion = 256
+        """How many messages are judged at once."""
         self._pending: list[Update] = []
         """What the open transaction did to realtime.subscription; takes effect at its commit."""
 
-    def process(self, messages: Sequence[Message]) -> list[Output]:
-        """Events and commits in the order of the stream.
+    def process(self, messages: Sequence[Message]) -> Iterator[Output]:
+        """Events and commits in the order of the stream, each event written when it is asked for.
 
         Raises SourceUnreachable when a connection is lost (reconnect, and stream from the confirmed LSN again), and
         PoisonError where `on_failure: stop` meets a change that can never succeed.
         """
-        try:
-            return self._process(messages)
-        except psycopg.Error as error:
-            raise translate(error, "judging changes") from error
+        start = 0
+        while start < len(messages):
+            part = messages[start : start + self._portion]
+            try:
+                steps, decided = self._judge(part)
+            except psycopg.Error as error:
+                raise translate(error, "judging changes") from error
+            self._adapt(decided, len(part))
+            start += len(part)
+            yield from self._outputs(steps, decided)
 
-    def _process(self, messages: Sequence[Message]) -> list[Output]:
+    def _judge(self, messages: Sequence[Message]) -> tuple[list[Step], list[Decided]]:
+        """What happens in the stream, and of each candidate among that who gets it."""
         self._subscriptions.purge()
         changes = [message for message in messages if isinstance(message, Change)]
         if not (len(self._subscriptions) or self._pending or any(map(is_subscription_change, changes))):
             changes = []
         if not changes:
-            return [step for step in self._match(messages, {}, ()) if isinstance(step, Commit)]
+            return [step for step in self._match(messages, {}, ()) if isinstance(step, Commit)], []
         xids = {change.transaction.xid for change in changes}
         self._begin(xids)
         lookups, updates = self._asked(xids, lambda: self._look(changes))
         steps = self._match(messages, lookups, updates)
         candidates = [step for step in steps if isinstance(step, Candidate)]
-        written = self._asked(xids, lambda: self._decide(candidates)) if candidates else []
+        decided = self._asked(xids, lambda: self._decide(candidates)) if candidates else []
         self._catalog.end()
-        events = iter(written)
-        outputs: list[Output] = []
+        return steps, decided
+
+    def _adapt(self, decided: Sequence[Decided], judged: int) -> None:
+        """As many messages at a time as have no more subscribers, all together, than memory has room for."""
+        audiences = {id(audience): audience for each, _ in decided if each for audience in each.audiences}
+        many = sum(len(audience.members.subscriptions) for audience in audiences.values())
+        if many > MANY_MEMBERS:
+            self._portion = max(1, judged * MANY_MEMBERS // many)
+        elif many < MANY_MEMBERS // 4:
+            self._portion = min(max(self._portion, 2 * judged), LARGEST_PORTION)
+
+    def _outputs(self, steps: Sequence[Step], decided: list[Decided]) -> Iterator[Output]:
+        decided.reverse()
         for step in steps:
             if isinstance(step, Commit):
-                outputs.append(step)
+                yield step
             elif isinstance(step, Candidate):
-                outputs.extend(next(events))
+                yield from self._write(step, *decided.pop())  # and forget it, for audiences are large
             else:
                 reason = "the table was dropped or renamed, or another one has taken its name"
-                change = step.change
-                outputs.append(self._letter(change, reason, change.schema, change.table))
-        return outputs
+                yield self._letter(step.change, reason, step.change.schema, step.change.table)
 
     # -- asking PostgreSQL -----------------------------------------------------------------------------------------
 
@@ -190,15 +214,12 @@ class Judging:
 
     # -- deciding --------------------------------------------------------------------------------------------------
 
-    def _decide(self, candidates: Sequence[Candidate]) -> list[list[Event]]:
-        """The events of each candidate, its dead letter among them."""
+    def _decide(self, candidates: Sequence[Candidate]) -> list[Decided]:
+        """Who gets each candidate, and its values."""
         decided = self._audiences.decide(candidates)
         fit = [each for each in decided if each is not None and missing_key(each.change, each.table) is None]
         made = dict(zip(map(id, fit), self._values.make(fit), strict=True))
-        return [
-            self._write(candidate, judged, made.get(id(judged)))
-            for candidate, judged in zip(candidates, decided, strict=True)
-        ]
+        return [(judged, made.get(id(judged))) for judged in decided]
 
     def _write(self, candidate: Candidate, judged: Judged | None, values: Values | Unfit | None) -> list[Event]:
         change = candidate.change

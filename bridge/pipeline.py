@@ -87,6 +87,8 @@ class Pipeline:
         self._session: Session | None = None
         self._checkpoint = Checkpoint()
         self._identity: Identity | None = None
+        self._walsender: int | None = None
+        """The pid of the last stream's, which may hold the slot until it notices that we have gone."""
         self._start_lsn = 0
         self._done = ""
         """Events up to this `order` are skipped, for the sink has them (exactly once)."""
@@ -95,7 +97,8 @@ class Pipeline:
         self._status_at = 0.0
         self._heartbeat_at = 0.0
         self._progress_at = time.monotonic()
-        self._events = 0
+        self._told_events = 0
+        """How many events the log has told of."""
         self._pace = Pace(settings.events_per_second, settings.events_per_table)
         self._paced = ""
         """`order` of the change whose events are let go now."""
@@ -127,6 +130,8 @@ class Pipeline:
             if reading:
                 batch = session.stream.read(BATCH_MESSAGES, BATCH_BYTES)
                 more = batch.more
+                if batch.data:
+                    self._health.received(batch.data[-1][0])
                 for portion in self._pace.portions(session.decode(batch.data)):
                     for output in session.judging.process(portion):
                         if isinstance(output, Commit):
@@ -135,6 +140,7 @@ class Pipeline:
                             self._send(output, session)
                 if batch.keepalive is not None and not session.in_transaction:
                     self._checkpoint.keepalive(batch.keepalive)
+                    self._health.received(batch.keepalive)
                 if batch.reply_wanted:
                     self._status_at = 0.0
             self._tick()
@@ -148,7 +154,9 @@ class Pipeline:
             self._done = ""
         if self._pace.is_limited:
             self._hold_back(event, session)
-        self._events += 1
+        self._make_room()
+        counts = self._health.dead_letters if event.dead_letter else self._health.events
+        counts[event.schema, event.table] += 1
         self._hand_over(event, self._checkpoint.current)
         self._rejections.extend(self._sink.rejected())
         self._bury_rejections()
@@ -172,6 +180,14 @@ class Pipeline:
             self._health.held_back_seconds = self._pace.waited_seconds
         self._pace.spend(table, now)
 
+    def _make_room(self) -> None:
+        """While too much is in flight nothing more is written: the events of one batch may be many, and large."""
+        while self._checkpoint.in_flight_bytes >= self._settings.in_flight_bytes:
+            if self._stop.requested_for(DRAIN_SECONDS):
+                raise Stopping
+            self._tick(0.005)
+            self._bury_rejections()
+
     def _hand_over(self, event: Event, ticket: Ticket) -> None:
         while not self._sink.send(event, ticket):
             if self._stop.requested_for(DRAIN_SECONDS):
@@ -187,6 +203,7 @@ class Pipeline:
             instead = smaller(event, rejection.share) if rejection.too_large else None
             if instead is None:
                 instead = iter([last_resort(event, reason, stop=self._settings.on_failure == "stop")])
+                self._health.dead_letters[event.schema, event.table] += 1
                 log.warning("event quarantined", id=event.id, reason=reason)
             for each in instead:
                 self._hand_over(each, rejection.ticket)
@@ -206,14 +223,15 @@ class Pipeline:
         if since >= STATUS_SECONDS or (confirmed > self._status_sent and since >= STATUS_MOVED_SECONDS):
             self._confirm(confirmed, now)
         if now - self._progress_at >= PROGRESS_SECONDS:
+            events = sum(self._health.events.values()) + sum(self._health.dead_letters.values())
             log.info(
                 "progress",
-                events=self._events,
+                events=events - self._told_events,
                 confirmed=format_lsn(confirmed),
                 in_flight=self._checkpoint.in_flight_events,
                 **self._held_back(),
             )
-            self._events, self._progress_at = 0, now
+            self._told_events, self._progress_at = events, now
 
     def _held_back(self) -> dict[str, float]:
         """Of the last minute, what the limits have cost; said only where there are limits."""
@@ -228,6 +246,7 @@ class Pipeline:
         if self._session is not None:
             self._status_sent, self._status_at = self._session.guard.allowed(lsn), now
             self._session.stream.send_status(self._status_sent)
+            self._health.confirmed(self._status_sent, now)
 
     def _waiting(self) -> None:
         """Called while a query waits for its answer."""
@@ -274,7 +293,7 @@ class Pipeline:
 
     def _open(self, *, first: bool) -> Session:
         """Connect, check, load, start. At first every failure is raised; later the slot must be there already."""
-        session = Session(self._settings, self._waiting, self._pause)
+        session = Session(self._settings, self._health.tally, self._waiting, self._pause)
         try:
             if self._identity is not None:
                 same_server(self._identity, session.identity)
@@ -323,6 +342,7 @@ class Pipeline:
             raise
         # What the sink still holds of the old stream counts for the budget, unless it has forgotten that.
         self._checkpoint = Checkpoint(start, None if self._sink.forgets else self._checkpoint.in_flight)
+        self._health.in_flight = self._checkpoint.in_flight
         self._start_lsn, self._done = start, done
         self._status_sent, self._status_at = 0, 0.0
         self._heartbeat_at = time.monotonic()
@@ -337,7 +357,8 @@ class Pipeline:
             try:
                 return session.find_slot()
             except SlotActive as active:
-                if not self._settings.wait and time.monotonic() > end:
+                own = active.pid is not None and active.pid == self._walsender
+                if not (own or self._settings.wait) and time.monotonic() > end:
                     raise
                 if not said:
                     said = True
@@ -348,6 +369,7 @@ class Pipeline:
         """For as long as it takes, with pauses that grow to half a minute."""
         self._health.streaming = False
         self._session = None
+        self._walsender = session.stream.server_pid
         session.close()
         backoff = Backoff()
         while True:
@@ -357,7 +379,9 @@ class Pipeline:
             )
             self._pause(pause)
             try:
-                return self._open(first=False)
+                session = self._open(first=False)
+                self._health.reconnects += 1
+                return session
             except SlotActive as active:
                 raise SlotError(str(active)) from active
             except Transient as again:

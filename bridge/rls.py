@@ -19,6 +19,7 @@ from psycopg import sql
 from bridge.errors import SourceRefused
 from bridge.sql import Connection, first_line, is_transient
 from bridge.table import Policy, Table
+from bridge.tally import Tally
 
 STATEMENT_TIMEOUT = "5s"
 LOCK_TIMEOUT = "1s"
@@ -78,12 +79,13 @@ class Outdated(Exception):
 class Judge:
     """The judging connection."""
 
-    def __init__(self, connection: Connection, snapshot: Callable[[], str]) -> None:
+    def __init__(self, connection: Connection, snapshot: Callable[[], str], tally: Tally) -> None:
         """`snapshot` exports that of the catalog's transaction."""
         # psycopg would count a statement as prepared that never was, where its pipeline failed before it.
         connection.prepare_threshold = None
         self._connection = connection
         self._snapshot = snapshot
+        self._tally = tally
 
     def ask(self, questions: Sequence[Question]) -> list[Answer]:
         """Answer all.
@@ -91,7 +93,9 @@ class Judge:
         Raises Outdated; psycopg.Error where it is transient (retry with a fresh snapshot); SourceRefused where
         the login may not take a role.
         """
-        return self._answer(list(questions), again=True)
+        answers = self._answer(list(questions), again=True)
+        self._tally.single_decisions += sum(len(question.lines) for question in questions)
+        return answers
 
     def _answer(self, questions: list[Question], *, again: bool = False) -> list[Answer]:
         """All at once. Where a policy raises, by halves of the questions, then of a question's rows. With `again` a

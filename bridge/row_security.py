@@ -16,6 +16,7 @@ from bridge.securing import way_of
 from bridge.sql import Connection
 from bridge.subscriptions import Subscriptions
 from bridge.table import Rights, Table
+from bridge.tally import Tally
 
 BATCH: Final = 1000
 """So many rows are planned for."""
@@ -51,7 +52,9 @@ class Looking:
         self.catalog = Catalog(source)
         self.judging = judging
         self._source = source
-        self._joined = JoinedJudge(judging, self.catalog.export, PolicyFacts(source), join_from=1, few=0, quiet=True)
+        self._tally = Tally()
+        facts = PolicyFacts(source)
+        self._joined = JoinedJudge(judging, self.catalog.export, facts, self._tally, join_from=1, few=0, quiet=True)
         self._subscriptions = Subscriptions()
 
     def subscribed(self) -> list[int]:
@@ -104,7 +107,7 @@ class Looking:
         if not rights.subject or way is None:
             return RoleWay(table, rights, count, claims, None, None, role, way)
         planned = self._joined.planned([inquiry])
-        reason = self._joined.ways.get((table.schema, table.name, rights.role))
+        reason = self._tally.ways.get((table.schema, table.name, rights.role))
         if self._current:
             planned, reason = [], "rls.judge is current: PostgreSQL judges the row as it is now"
         return RoleWay(table, rights, count, claims, planned[0] if planned else None, reason, role, way)

@@ -35,6 +35,7 @@ from bridge.securing import Securing
 from bridge.slot import Slot, create, find, problem
 from bridge.sql import APPLICATION_NAME, connect, translate
 from bridge.subscriptions import Subscriptions
+from bridge.tally import Tally
 from bridge.valuemaker import ValueMaker
 from bridge.values import PGOUTPUT_CODEC, WAL2JSON_CODEC
 from bridge.wal2json import Wal2JsonDecoder, encoding_problem
@@ -66,7 +67,9 @@ class SourceSettings(msgspec.Struct, frozen=True, kw_only=True):
 class Session:
     """Open it, load the subscriptions, `start` it; then `stream`, `decode` and `judging` are the loop's."""
 
-    def __init__(self, settings: SourceSettings, on_wait: Callable[[], None], wait: Callable[[float], None]) -> None:
+    def __init__(
+        self, settings: SourceSettings, tally: Tally, on_wait: Callable[[], None], wait: Callable[[float], None]
+    ) -> None:
         """Raises SourceUnreachable, SourceRefused."""
         self._settings = settings
         self._stack = contextlib.ExitStack()
@@ -92,8 +95,8 @@ class Session:
                 catalog,
                 Filtering(Comparer(self.connection), codec),
                 Securing(
-                    Judge(self._judging_connection, catalog.export),
-                    JoinedJudge(self._judging_connection, catalog.export, PolicyFacts(self.connection)),
+                    Judge(self._judging_connection, catalog.export, tally),
+                    JoinedJudge(self._judging_connection, catalog.export, PolicyFacts(self.connection), tally),
                     codec,
                     current=settings.judge == "current",
                     lossy=lossy,

@@ -78,7 +78,8 @@ def problem(slot: Slot, plugin: str) -> BridgeError | None:
         return SlotActive(
             f"slot {name} is in use by pid {slot.active_pid} ({slot.application or 'unnamed client'}, user {slot.user},"
             f" from {slot.address or 'a local socket'}). What to do: stop that client, or give this bridge a slot of"
-            f" its own"
+            f" its own",
+            slot.active_pid,
         )
     return None
 

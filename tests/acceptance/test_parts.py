@@ -11,7 +11,7 @@ from confluent_kafka import Consumer, KafkaError, TopicPartition
 from confluent_kafka.admin import AlterConfigOpType, ConfigEntry, ConfigResource
 
 from bridge.errors import Exit
-from tests.acceptance.test_rabbitmq_limits import IMPATIENT, is_confirmed
+from tests.acceptance.test_rabbitmq_limits import IMPATIENT
 from tests.servers.kafka import Kafka
 from tests.servers.postgres import Database
 from tests.servers.rabbitmq import RabbitMQ
@@ -253,10 +253,9 @@ def test_a_part_that_is_refused_holds_the_position_and_its_dead_letter_names_who
     assert_whole(whole, 1000)
     assert len(whole) > 1
 
-    database.execute("insert into book values (2, 'b')")
-    (lsn,) = database.execute("select pg_current_wal_lsn()::text")[0]
+    position = database.commit("insert into book values (2, 'b')")
     running.wait_for(lambda: "rabbitmq refuses messages" in running.stderr, "a refusal")
-    assert not is_confirmed(database, lsn)
+    assert not database.is_past(position)
     database.wait_until_confirmed()
 
     # RabbitMQ may give a refused message to those queues that take it.

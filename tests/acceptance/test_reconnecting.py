@@ -4,6 +4,7 @@ import os
 import pathlib
 import re
 import signal
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -13,6 +14,7 @@ import pytest
 from bridge import migrations
 from bridge.cluster import Cluster
 from bridge.errors import Exit
+from bridge.pipeline import OWN_WALSENDER_SECONDS
 from tests.servers.bridge import BridgeProcess
 from tests.servers.waiting import wait_until
 
@@ -74,12 +76,13 @@ def source(binaries: pathlib.Path | None) -> Iterator[Source]:
 def run(source: Source, bridge: Any) -> Callable[..., BridgeProcess]:
     """A bridge that streams; with pgoutput, which all servers have."""
 
-    def start(user: str = "postgres", database: str = "postgres") -> BridgeProcess:
+    def start(user: str = "postgres", database: str = "postgres", **more: str) -> BridgeProcess:
         connection = {
             "connection": source.cluster.dsn(database, user),
             "slot": SLOT,
             "plugin": "pgoutput",
             "publication": "everything",
+            **more,
         }
         running: BridgeProcess = bridge(config={"source": connection, "sink": {"stdout": {}}, "http": {"listen": None}})
         running.wait_until_streaming()
@@ -102,6 +105,26 @@ def test_a_server_that_is_away_is_waited_for_with_growing_pauses(
     pauses = [float(text) for text in re.findall(r"pause_seconds=([\d.]+)", running.stderr)]
     assert pauses[4] > pauses[0]
     assert "reason=" in running.stderr
+    assert running.stop() == Exit.OK
+
+
+def test_its_own_walsender_that_holds_the_slot_is_waited_for(source: Source, run: Callable[..., BridgeProcess]) -> None:
+    running = run(heartbeat="1s")
+    (walsender,) = source.execute("select active_pid from pg_replication_slots")[0]
+    os.kill(walsender, signal.SIGSTOP)  # as where the network has gone, and the server has not noticed
+    try:
+        source.execute(
+            "select pg_terminate_backend(pid) from pg_stat_activity"
+            f" where application_name = 'walrus-bridge' and pid <> {walsender}"
+        )
+        source.execute("insert into note values (1)")
+        running.wait_for(lambda: "waiting for the slot" in running.stderr, "the slot's being held")
+        time.sleep(OWN_WALSENDER_SECONDS + 2)
+        assert running.process.poll() is None
+    finally:
+        os.kill(walsender, signal.SIGCONT)
+
+    running.wait_for_events(1)
     assert running.stop() == Exit.OK
 
 

@@ -19,6 +19,7 @@ from bridge.rls import Judge
 from bridge.securing import Securing
 from bridge.sql import connect
 from bridge.subscriptions import Subscriptions
+from bridge.tally import Tally
 from bridge.valuemaker import ValueMaker
 from bridge.writer import EventWriter
 from tests.servers.postgres import Database
@@ -26,9 +27,9 @@ from tests.streams import Streams
 
 
 class Stages:
-    def __init__(self, judging: Judging, subscriptions: Subscriptions, joined: JoinedJudge | None) -> None:
+    def __init__(self, judging: Judging, subscriptions: Subscriptions, tally: Tally) -> None:
         self._judging = judging
-        self.joined = joined
+        self.tally = tally
         self.subscriptions = subscriptions
 
     def events(self, messages: Sequence[Message]) -> list[Event]:
@@ -50,14 +51,14 @@ def stages(
     codec = Streams.CODECS[plugin]
     with connect(database.dsn, CATALOG_SETTINGS) as source, connect(database.dsn, JUDGING_SETTINGS) as judge:
         catalog = Catalog(source)
-        joined = None
+        joined, tally = None, Tally()
         if join_from is not None:
-            joined = JoinedJudge(judge, catalog.export, PolicyFacts(source), join_from=join_from, few=few)
+            joined = JoinedJudge(judge, catalog.export, PolicyFacts(source), tally, join_from=join_from, few=few)
         audiences = Audiences(
             catalog,
             Filtering(Comparer(source), codec),
             Securing(
-                Judge(judge, catalog.export),
+                Judge(judge, catalog.export, tally),
                 joined,
                 codec,
                 current=False,
@@ -79,4 +80,4 @@ def stages(
             leave=leave,
             wait=lambda _: None,
         )
-        yield Stages(judging, subscriptions, joined)
+        yield Stages(judging, subscriptions, tally)

@@ -39,14 +39,12 @@ class Both:
     @property
     def rows(self) -> int:
         """How many rows the join has judged."""
-        assert self.joined.joined is not None
-        return self.joined.joined.rows
+        return self.joined.tally.joined_rows
 
     @property
     def reasons(self) -> set[str | None]:
         """Why there was no join; None: there was one."""
-        assert self.joined.joined is not None
-        return set(self.joined.joined.ways.values())
+        return set(self.joined.tally.ways.values())
 
 
 class Audience:

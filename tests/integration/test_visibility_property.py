@@ -242,8 +242,7 @@ def test_an_event_reaches_exactly_those_to_whom_the_row_is_shown(database: Datab
                     made = wired.events(messages)
                     assert made == simple.events(messages), f"seed {seed}, {plugin}"
                     events += made
-                assert wired.joined is not None
-                joined += wired.joined.rows
+                joined += wired.tally.joined_rows
 
             got: dict[tuple[str, str], set[int]] = {}
             for event in events:

@@ -37,6 +37,7 @@ from bridge.sinks.stdout import StdoutSink
 from bridge.snapshot import Snapshot
 from bridge.subscriptions import Subscriptions
 from bridge.table import Rights, Table
+from bridge.tally import Tally
 from bridge.valuemaker import ValueMaker
 from bridge.values import PGOUTPUT_CODEC, WAL2JSON_CODEC
 from bridge.wal2json import Wal2JsonDecoder
@@ -84,7 +85,7 @@ class Loop:
             Audiences(
                 catalog,
                 Filtering(Comparer(nobody), codec),
-                Securing(Judge(nobody, str), None, codec, current=False, lossy=plugin == "wal2json"),
+                Securing(Judge(nobody, str, Tally()), None, codec, current=False, lossy=plugin == "wal2json"),
             ),
             ValueMaker(nobody, codec, 1 << 20),
             subscriptions,

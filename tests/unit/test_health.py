@@ -8,7 +8,8 @@ from collections.abc import Iterator
 import pytest
 
 from bridge.errors import ConfigError
-from bridge.health import STUCK_SECONDS, Health, Listener
+from bridge.health import STUCK_SECONDS, Health
+from bridge.listener import Listener
 from bridge.units import Address
 
 

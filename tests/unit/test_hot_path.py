@@ -92,11 +92,11 @@ def test_a_question_for_each_value_is_noticed(monkeypatch: pytest.MonkeyPatch) -
 
 def test_something_kept_for_each_change_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     kept: list[Any] = []
-    process = Judging._process
+    judge = Judging._judge
 
     def planted(self: Judging, messages: Any) -> Any:
         kept.append([repr(message) for message in messages])
-        return process(self, messages)
+        return judge(self, messages)
 
-    monkeypatch.setattr(Judging, "_process", planted)
+    monkeypatch.setattr(Judging, "_judge", planted)
     assert any("held_bytes" in line for line in exceeded(ONE))

@@ -1,0 +1,84 @@
+"""The numbers of Health in Prometheus' text format. They are read when they are asked for: the loop only counts."""
+
+import time
+from collections.abc import Iterable, Iterator
+from typing import Final
+
+from prometheus_client.exposition import CONTENT_TYPE_LATEST as CONTENT_TYPE
+from prometheus_client.exposition import generate_latest
+from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.process_collector import ProcessCollector
+from prometheus_client.registry import Collector, CollectorRegistry
+
+from bridge import __version__
+from bridge.health import Health
+
+__all__ = ["CONTENT_TYPE", "exposition"]
+
+_PREFIX: Final = "walrus_bridge"
+
+
+def exposition(health: Health) -> bytes:
+    registry = CollectorRegistry()
+    registry.register(_Numbers(health))
+    ProcessCollector(registry=registry)
+    return generate_latest(registry)
+
+
+class _Numbers(Collector):
+    def __init__(self, health: Health) -> None:
+        self._health = health
+
+    def collect(self) -> Iterator[Metric]:
+        health, tally = self._health, self._health.tally
+        yield _labelled(GaugeMetricFamily, "info", "The version.", ("version",), [((__version__,), 1)])
+        yield _gauge("streaming", "1 while changes stream, as /ready.", int(health.ready))
+        yield _counter("reconnects", "Streams started again after a lost connection to PostgreSQL.", health.reconnects)
+        by_table = ("schema", "table")
+        text = "Events handed to the sink; one that goes in parts counts once."
+        yield _labelled(CounterMetricFamily, "events", text, by_table, health.events.copy().items())
+        text = "Dead letters handed to the sink."
+        yield _labelled(CounterMetricFamily, "dead_letters", text, by_table, health.dead_letters.copy().items())
+        yield _gauge("in_flight_events", "Events that the sink has not acknowledged.", health.in_flight.events)
+        yield _gauge("in_flight_bytes", "Their bytes, as limits.in_flight counts them.", health.in_flight.bytes)
+        if health.progress_at is not None:
+            confirmed = health.confirmed_lsn
+            yield _gauge("confirmed_lsn", "The LSN confirmed to PostgreSQL, as a number of bytes.", confirmed)
+            received = max(health.received_lsn, confirmed)
+            yield _gauge("received_lsn", "The LSN up to which the stream was read, in bytes.", received)
+            text = "Since the confirmed position last moved, or nothing was left to confirm."
+            yield _gauge("progress_age_seconds", text, max(0.0, time.monotonic() - health.progress_at))
+        text = "How long limits on the rate have held the stream back."
+        yield _counter("held_back_seconds", text, health.held_back_seconds)
+        text = "Rows, distinct in what policies read, that row level security judged by a join, for all claims at once."
+        yield _counter("row_security_joined_rows", text, tally.joined_rows)
+        text = "Such rows times claims that row level security judged one by one."
+        yield _counter("row_security_single_decisions", text, tally.single_decisions)
+        ways = [
+            ((*of, "join" if reason is None else "one_by_one", reason or ""), 1)
+            for of, reason in tally.ways.copy().items()
+        ]
+        text = "Which way a table's row level security was last asked for a role, and why not by a join."
+        labels = (*by_table, "role", "way", "reason")
+        yield _labelled(GaugeMetricFamily, "row_security_way", text, labels, ways)
+
+
+def _gauge(name: str, text: str, value: float) -> Metric:
+    return GaugeMetricFamily(f"{_PREFIX}_{name}", text, value=value)
+
+
+def _counter(name: str, text: str, value: float) -> Metric:
+    return CounterMetricFamily(f"{_PREFIX}_{name}", text, value=value)
+
+
+def _labelled(
+    kind: type[CounterMetricFamily] | type[GaugeMetricFamily],
+    name: str,
+    text: str,
+    labels: tuple[str, ...],
+    values: Iterable[tuple[tuple[str, ...], float]],
+) -> Metric:
+    family = kind(f"{_PREFIX}_{name}", text, labels=labels)
+    for of, value in values:
+        family.add_metric(of, value)
+    return family
