@@ -3,7 +3,7 @@
 import contextlib
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
 import click
@@ -43,13 +43,9 @@ def run(config: Config, name: str, role: str | None) -> None:
 
 
 def _explained(source: Connection, judging: Connection, name: str, role: str | None, *, current: bool) -> Iterator[str]:
-    try:
-        pattern = parse_pattern(name)
-    except ValueError as error:
-        raise click.BadParameter(str(error)) from error
-    schema, table = pattern.schema or "", pattern.table or ""
     looking = Looking(source, judging, current=current)
     subscribed = looking.subscribed()
+    schema, table = _full_name(name, looking.names())
     oid = looking.find(schema, table)
     if oid is None:
         raise SourceRefused(
@@ -61,6 +57,18 @@ def _explained(source: Connection, judging: Connection, name: str, role: str | N
         raise SourceRefused(f"{who} subscribes to {name}, so nothing is judged. What to do: subscribe first")
     for way in ways:
         yield from _way(looking, source, way)
+
+
+def _full_name(name: str, subscribed: Sequence[tuple[str, str]]) -> tuple[str, str]:
+    """Of schema.table, or of the name of one subscribed table alone. Pure."""
+    try:
+        return parse_pattern(name).exact
+    except ValueError as error:
+        found = [each for each in subscribed if each[1] == name]
+        if len(found) != 1:
+            which = ", ".join(".".join(each) for each in found) or "no subscribed table"
+            raise SourceRefused(f"{name} may be {which}. What to do: write schema.table") from error
+        return found[0]
 
 
 def _way(looking: Looking, source: Connection, way: RoleWay) -> Iterator[str]:

@@ -62,6 +62,10 @@ class Looking:
         self._subscriptions.load(self._source)
         return list(self._subscriptions.entities())
 
+    def names(self) -> list[tuple[str, str]]:
+        """The subscribed tables' names (schema, table)."""
+        return self._subscriptions.tables()
+
     def find(self, schema: str, table: str) -> int | None:
         """The OID of a table by its name."""
         self.catalog.begin()

@@ -108,11 +108,21 @@ def test_what_cannot_be_explained_is_refused(
     walrus_bridge("explain", *arguments, "--connection", database.dsn).refused(Exit.SOURCE_REFUSED, words, "What to do")
 
 
-def test_a_name_that_is_none_is_a_usage_error(database: Database, walrus_bridge: Run) -> None:
-    done = walrus_bridge("explain", "message", "--connection", database.dsn)
+def test_a_subscribed_table_may_be_named_without_its_schema(database: Database, walrus_bridge: Run) -> None:
+    database.execute(SETUP)
+    assert walrus_bridge("explain", "message", "--connection", database.dsn).stdout.startswith("public.message, role ")
+    walrus_bridge("explain", "member", "--connection", database.dsn).refused(
+        Exit.SOURCE_REFUSED, "member may be no subscribed table", "write schema.table"
+    )
 
-    assert done.status == Exit.USAGE
-    assert "schema.table" in done.stderr
+    # When another schema has one too
+    database.execute("create schema app; create table app.message (id int primary key)")
+    database.execute("grant usage on schema app to authenticated; grant select on app.message to authenticated")
+    database.subscribe("app.message", role="authenticated")
+
+    walrus_bridge("explain", "message", "--connection", database.dsn).refused(
+        Exit.SOURCE_REFUSED, "message may be app.message, public.message"
+    )
 
 
 @pytest.mark.parametrize(
