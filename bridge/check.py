@@ -135,7 +135,7 @@ def _judging(config: Config, source: Connection) -> Iterator[Finding]:
                 return
             yield from check_logins.judging_rights(judging, roles)
         if roles:
-            yield from check_row_security.row_security(source, judging)
+            yield from check_row_security.row_security(source, judging, current=config.rls.judge == "current")
 
 
 def _publication(source: Connection, name: str, subscribed: list[int]) -> Iterator[Finding]:

@@ -44,7 +44,7 @@ where not has_schema_privilege(n.oid, 'USAGE')
 order by 1
 """
 
-# pg_has_role's MEMBER: may become it, directly or by way of others.
+# pg_has_role's MEMBER: may become it, directly or by way of others. A running bridge's claims are temporary tables of this login.
 _JUDGING = """
 with other as (
     select o.rolname::text as name, o.rolname = any (%(claimed)s) as claimed,
@@ -58,6 +58,9 @@ with other as (
     where d.refclassid = 'pg_authid'::regclass and r.rolname = current_user
       and (d.dbid = (select oid from pg_database where datname = current_database())
            or (d.dbid = 0 and (d.deptype = 'o' or d.classid <> 'pg_database'::regclass)))
+      and not exists (select from pg_class c where d.classid = 'pg_class'::regclass and c.oid = d.objid and c.relpersistence = 't')
+      and not exists (select from pg_proc p where d.classid = 'pg_proc'::regclass and p.oid = d.objid
+                      and (p.pronamespace = pg_my_temp_schema() or pg_is_other_temp_schema(p.pronamespace)))
 )
 select r.rolname::text, r.rolsuper, r.rolreplication, r.rolbypassrls, r.rolcreaterole, r.rolcreatedb,
   array(select name from other where inherited and claimed order by 1),
@@ -96,7 +99,7 @@ class JudgingRights(msgspec.Struct, frozen=True):
     owned: tuple[str, ...]
     """What it owns, at most five of it."""
     granted: tuple[str, ...]
-    """What it was granted itself, at most five of it; but for CONNECT."""
+    """What it was granted itself, at most five of it; but for CONNECT and TEMPORARY."""
 
 
 def source_rights(connection: Connection) -> Iterator[Finding]:

@@ -9,23 +9,30 @@ from bridge.sql import Connection
 MANY_CLAIMS = 100
 """From so many distinct claims on, asking for each by itself is worth a warning."""
 
-_MAY_MAKE_TABLES = "select current_user, current_database(), has_database_privilege(current_database(), 'TEMPORARY')"
+_MAY_MAKE_TABLES = """
+select has_database_privilege(current_database(), 'TEMPORARY'), format('%I', current_database()), format('%I', current_user)
+"""
 
 
-def row_security(source: Connection, judging: Connection) -> Iterable[Finding]:
+def missing_right(judging: Connection) -> str | None:
+    """The statement that lets the judging login make temporary tables; None: it may."""
+    row = judging.execute(_MAY_MAKE_TABLES).fetchone()
+    assert row is not None
+    may, database, user = row
+    return None if may else f"grant temporary on database {database} to {user}"
+
+
+def row_security(source: Connection, judging: Connection, *, current: bool) -> Iterable[Finding]:
     """One finding for each subscribed table that has policies, and one for the right that joins need."""
-    looking = Looking(source, judging)
+    looking = Looking(source, judging, current=current)
     ways = [way for way in looking.ways(looking.subscribed()) if way.rights.subject]
     if not ways:
         return
-    row = judging.execute(_MAY_MAKE_TABLES).fetchone()
-    assert row is not None
-    user, database, may = row
-    if not may:
+    if statement := missing_right(judging):
         yield warning(
             "row level security",
-            f"{user} may make no temporary tables, so each claims value is asked for by itself",
-            f'grant temporary on database "{database}" to "{user}"',
+            "the judging login may make no temporary tables, so each claims value is asked for by itself",
+            f"{statement}; deploy/roles.sql does so",
         )
     yield from findings(ways)
 

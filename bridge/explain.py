@@ -1,8 +1,10 @@
 """`walrus-bridge explain TABLE`: how row level security is asked for a table's subscribers, with PostgreSQL's plans."""
 
 import contextlib
-from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Final
 
 import click
 import psycopg
@@ -11,17 +13,18 @@ from psycopg import sql
 from bridge.catalog import SETTINGS as CATALOG_SETTINGS
 from bridge.config import Config
 from bridge.errors import SourceRefused
-from bridge.hints import hints, missing_indexes
+from bridge.hint_facts import read_hint_facts
+from bridge.hints import hints
+from bridge.inquiry import AS_RECORDED
 from bridge.join_queries import queries
-from bridge.joined import BECOME, NOBODY
+from bridge.joined import BECOME, JOIN_FROM, NOBODY
 from bridge.patterns import parse_pattern
-from bridge.rls import BEGIN_JUDGING, SET_LIMITS, Question, statement
+from bridge.rls import BEGIN_JUDGING, SET_LIMITS, Question, statement, take_snapshot
 from bridge.rls import SETTINGS as JUDGING_SETTINGS
-from bridge.row_security import Looking, RoleWay
-from bridge.sql import Connection, connect, translate
+from bridge.row_security import BATCH, LINES, Looking, RoleWay
+from bridge.sql import Connection, connect, is_transient, translate
 
-BATCH = 1000
-"""Plans are those for so many rows."""
+_BECOME_ONE: Final = "select set_config('role', %s, true), set_config('request.jwt.claims', %s, true)"
 
 
 def run(config: Config, name: str, role: str | None) -> None:
@@ -30,21 +33,19 @@ def run(config: Config, name: str, role: str | None) -> None:
         contextlib.closing(connect(config.source.connection, CATALOG_SETTINGS)) as source,
         contextlib.closing(connect(config.rls.connection or config.source.connection, JUDGING_SETTINGS)) as judging,
     ):
+        # A statement that is prepared by psycopg would be in the way of `deallocate all`.
+        judging.prepare_threshold = None
         try:
-            for line in _explained(source, judging, name, role):
+            for line in _explained(source, judging, name, role, current=config.rls.judge == "current"):
                 click.echo(line)
         except psycopg.Error as error:
             raise translate(error, f"explaining {name}") from error
 
 
-def _explained(source: Connection, judging: Connection, name: str, role: str | None) -> Iterator[str]:
-    try:
-        pattern = parse_pattern(name)
-    except ValueError as error:
-        raise click.BadParameter(str(error)) from error
-    schema, table = pattern.schema or "", pattern.table or ""
-    looking = Looking(source, judging)
+def _explained(source: Connection, judging: Connection, name: str, role: str | None, *, current: bool) -> Iterator[str]:
+    looking = Looking(source, judging, current=current)
     subscribed = looking.subscribed()
+    schema, table = _full_name(name, looking.names())
     oid = looking.find(schema, table)
     if oid is None:
         raise SourceRefused(
@@ -58,6 +59,18 @@ def _explained(source: Connection, judging: Connection, name: str, role: str | N
         yield from _way(looking, source, way)
 
 
+def _full_name(name: str, subscribed: Sequence[tuple[str, str]]) -> tuple[str, str]:
+    """Of schema.table, or of the name of one subscribed table alone. Pure."""
+    try:
+        return parse_pattern(name).exact
+    except ValueError as error:
+        found = [each for each in subscribed if each[1] == name]
+        if len(found) != 1:
+            which = ", ".join(".".join(each) for each in found) or "no subscribed table"
+            raise SourceRefused(f"{name} may be {which}. What to do: write schema.table") from error
+        return found[0]
+
+
 def _way(looking: Looking, source: Connection, way: RoleWay) -> Iterator[str]:
     claims = len(way.claims)
     yield f"{way.table.schema}.{way.table.name}, role {way.rights.role}"
@@ -68,62 +81,89 @@ def _way(looking: Looking, source: Connection, way: RoleWay) -> Iterator[str]:
     if not any(policy.permissive for policy in way.rights.policies):
         yield "  way: no permissive policy for SELECT applies to this role, so nobody is shown anything"
         return
+    if way.way is None:
+        yield "  way: the role may not SELECT enough for its policies to be asked, so nobody is shown anything"
+        return
+    decisions = f"{BATCH:,} rows are {BATCH * claims:,} decisions"
     looking.catalog.begin()
     try:
         if way.rows is not None:
-            yield "  way: by a join of a batch's rows with all claims"
+            few = (
+                ""
+                if claims >= JOIN_FROM
+                else f", from {JOIN_FROM} distinct claims on; until then each is asked for by itself"
+            )
+            yield f"  way: by a join of a batch's rows with all claims{few}"
             yield from (f"  key, evaluated once for each claims value: {key}" for key in way.rows.plan.keys)
             count = len(way.rows.plan.branches)
-            yield f"  cost: {count} {'query' if count == 1 else 'queries'} for a batch of changes, however many subscribe"
+            yield f"  cost: {count} {'query' if count == 1 else 'queries'} for a batch of changes, however many subscribe; {decisions}"
             yield from _joined_plans(looking, way)
         else:
             yield f"  way: for each claims value by itself, because {way.reason}"
-            yield f"  cost: {claims:,} {'query' if claims == 1 else 'queries'} for a batch of changes that all may see"
+            yield f"  cost: {claims:,} {'query' if claims == 1 else 'queries'} for a batch of changes that all may see; {decisions}"
             yield from _single_plan(looking, way)
     finally:
         looking.catalog.end()
-    for hint in [*hints(way.rights.policies, way.reason), *missing_indexes(source, way.rights.policies)]:
+    for hint in hints(way.rights, way.reason, read_hint_facts(source, looking.judging, way)):
         yield f"  hint: {hint}"
 
 
 def _joined_plans(looking: Looking, way: RoleWay) -> Iterator[str]:
     assert way.rows is not None
-    # As for a batch: all rows with all claims.
-    way.rows.whole.update(way.rows.numbers.values())
-    asked = [
-        (query, dict(parameters) | _batch(parameters.get("lines", ())))
-        for _, query, parameters in queries(way.rows, list(way.rows.numbers.values()))
-    ]
-    yield from _plans(looking, way.rights.role, NOBODY, asked)
-
-
-def _batch(lines: Sequence[str]) -> dict[str, Any]:
-    if not lines:
-        return {}
-    return {"lines": [lines[n % len(lines)] for n in range(BATCH)], "numbers": list(range(BATCH))}
+    for _, query, parameters in queries(way.rows, range(BATCH)):
+        yield from _plan(looking, (BECOME, (way.rights.role, NOBODY)), query, parameters)
 
 
 def _single_plan(looking: Looking, way: RoleWay) -> Iterator[str]:
-    lines = tuple(way.lines[n % len(way.lines)] for n in range(BATCH))
-    question = Question(way.table, way.rights.policies, way.rights.role, way.claims[0], lines)
-    yield from _plans(looking, way.rights.role, way.claims[0], [(statement(question), (list(lines),))])
+    # A function that is labelled IMMUTABLE puts what it reads of the claims into the plan: so these hold the role only.
+    claims = json.dumps({"role": way.rights.role})
+    how = way.way or AS_RECORDED
+    question = Question(
+        way.table, way.rights.policies, way.rights.role, claims, LINES, how.absent, how.current, how.record, how.same
+    )
+    yield from _plan(looking, (_BECOME_ONE, (way.rights.role, claims)), statement(question), {"": list(LINES)})
 
 
-def _plans(looking: Looking, role: str, claims: str, asked: Iterable[tuple[sql.Composed, Any]]) -> Iterator[str]:
-    """Each query, and how PostgreSQL would run it as the role: it is not run."""
+def _plan(
+    looking: Looking, become: tuple[str, tuple[str, str]], query: sql.Composed, parameters: Mapping[str, Any]
+) -> Iterator[str]:
+    """The query, and how PostgreSQL would run it as the role: it is prepared, for that is what plan_cache_mode is about, and
+    not run."""
     judging = looking.judging
-    snapshot = looking.catalog.export()
-    for query, parameters in asked:
-        yield f"  query: {query.as_string(judging).replace('%%', '%')}"
-        try:
-            judging.execute(BEGIN_JUDGING)
-            judging.execute(sql.SQL("set transaction snapshot {}").format(sql.Literal(snapshot)))
-            judging.execute(SET_LIMITS)
-            judging.execute(BECOME, (role, claims))
-            lines = [line for (line,) in judging.execute(sql.SQL("explain ") + query, parameters)]
-        except psycopg.Error as error:
-            lines = [f"none: {str(error).splitlines()[0]}"]
-        finally:
-            judging.execute("rollback")
-        yield f"  plan, for {BATCH:,} rows:"
-        yield from (f"    {line}" for line in lines)
+    text, names = as_sent(query.as_string(judging))
+    arguments = sql.SQL(", ").join([sql.Literal(parameters[name]) for name in names])
+    yield f"  query: {text}"
+    try:
+        judging.execute(BEGIN_JUDGING)
+        take_snapshot(judging, looking.catalog.export())
+        judging.execute(SET_LIMITS)
+        judging.execute(*become)
+        judging.execute(sql.SQL("prepare _walrus_explained as {}").format(sql.SQL(text)))
+        lines = [
+            line for (line,) in judging.execute(sql.SQL("explain execute _walrus_explained ({})").format(arguments))
+        ]
+    except psycopg.Error as error:
+        if is_transient(error):
+            raise
+        # Not its message, which may quote a value.
+        lines = [f"none: {type(error).__name__}, SQLSTATE {error.sqlstate}"]
+    finally:
+        if not judging.closed:
+            judging.execute("rollback; deallocate all")
+    yield f"  plan, for {BATCH:,} rows:"
+    yield from (f"    {line}" for line in lines)
+
+
+def as_sent(text: str) -> tuple[str, list[str]]:
+    """A query for psycopg as it goes to the server, with $1, $2, …; and the parameters' names in that order. Pure."""
+    names: list[str] = []
+
+    def number(match: re.Match[str]) -> str:
+        if match[0] == "%%":
+            return "%"
+        name = match[1] or ""
+        if name not in names:
+            names.append(name)
+        return f"${names.index(name) + 1}"
+
+    return re.sub(r"%%|%(?:\((\w+)\))?[sbt]", number, text), names

@@ -1,23 +1,28 @@
 """Which way row level security goes for the roles that subscribe to a table: for `check` and `explain`."""
 
 from collections.abc import Iterable, Sequence
+from typing import Final
 
 import msgspec
-import psycopg
 
 from bridge.catalog import Catalog
 from bridge.change import DELETE, INSERT, UPDATE
-from bridge.inquiry import AS_RECORDED, Inquiry
+from bridge.inquiry import AS_RECORDED, Inquiry, Way
 from bridge.join_queries import Rows
 from bridge.joined import JoinedJudge
 from bridge.policy_facts import PolicyFacts
 from bridge.pools import Bucket, Group
+from bridge.securing import way_of
 from bridge.sql import Connection
 from bridge.subscriptions import Subscriptions
 from bridge.table import Rights, Table
 from bridge.tally import Tally
 
-SAMPLE_ROWS = 3
+BATCH: Final = 1000
+"""So many rows are planned for."""
+LINES: Final = tuple(f"({number})" for number in range(BATCH))
+"""Rows that are made up, as texts that nobody reads: planning does not look into them. To read the table's own would run its
+policies, on whatever login reads them."""
 
 
 class RoleWay(msgspec.Struct, frozen=True, eq=False):
@@ -28,18 +33,22 @@ class RoleWay(msgspec.Struct, frozen=True, eq=False):
     subscriptions: int
     claims: list[str]
     """Its distinct claims."""
-    lines: list[str]
-    """Some rows of the table, as the text of its composite type; at least one."""
     rows: Rows | None
     """What is joined; None: each claims value is asked for by itself, or row security does not apply."""
     reason: str | None
     """Why there is no join."""
+    role: int
+    """OID"""
+    way: Way | None
+    """How a row is judged that carries all columns; None: nobody may see it."""
 
 
 class Looking:
     """Both connections, as the bridge uses them, for as long as a command looks."""
 
-    def __init__(self, source: Connection, judging: Connection) -> None:
+    def __init__(self, source: Connection, judging: Connection, *, current: bool) -> None:
+        """`current`: as ``judge: current`` says."""
+        self._current = current
         self.catalog = Catalog(source)
         self.judging = judging
         self._source = source
@@ -52,6 +61,10 @@ class Looking:
         """Read the subscriptions; the OIDs of their tables."""
         self._subscriptions.load(self._source)
         return list(self._subscriptions.entities())
+
+    def names(self) -> list[tuple[str, str]]:
+        """The subscribed tables' names (schema, table)."""
+        return self._subscriptions.tables()
 
     def find(self, schema: str, table: str) -> int | None:
         """The OID of a table by its name."""
@@ -72,13 +85,8 @@ class Looking:
         try:
             tables = self.catalog.tables({oid for oid, _ in groups})
             rights = self.catalog.rights(list(groups))
-        finally:
-            self.catalog.end()
-        lines = {oid: self._lines(table) for oid, table in tables.items()}
-        self.catalog.begin()
-        try:
             found = [
-                self._way(tables[oid], rights[oid, role], groups[oid, role], lines[oid])
+                self._way(tables[oid], rights[oid, role], groups[oid, role])
                 for oid, role in groups
                 if oid in tables and (oid, role) in rights
             ]
@@ -92,27 +100,18 @@ class Looking:
     def _groups(self, oid: int, role: int) -> list[Group]:
         return [group for group in self._all(oid) if group.roster.role == role]
 
-    def _way(self, table: Table, rights: Rights, groups: Sequence[Group], lines: list[str]) -> RoleWay:
+    def _way(self, table: Table, rights: Rights, groups: Sequence[Group]) -> RoleWay:
         pools = {id(pool): pool for group in groups for _, those in group.selections for pool in those}
         buckets: list[Bucket] = [bucket for pool in pools.values() for bucket in pool.buckets()]
         count = sum(len(each) for bucket in buckets for each in bucket.by_claims.values())
         inquiry = Inquiry(table, rights, groups[0].roster, AS_RECORDED, buckets)
-        inquiry.lines.update((line, number) for number, line in enumerate(lines))
+        inquiry.lines.update((line, number) for number, line in enumerate(LINES))
         claims = [each.text for each in inquiry.claims]
-        if not rights.subject:
-            return RoleWay(table, rights, count, claims, lines, None, None)
+        role, way = groups[0].roster.role, way_of(table, rights, set(table.names), frozenset(), current=self._current)
+        if not rights.subject or way is None:
+            return RoleWay(table, rights, count, claims, None, None, role, way)
         planned = self._joined.planned([inquiry])
         reason = self._tally.ways.get((table.schema, table.name, rights.role))
-        return RoleWay(table, rights, count, claims, lines, planned[0] if planned else None, reason)
-
-    def _lines(self, table: Table) -> list[str]:
-        """Some of the table's rows; an empty one where there are none, or the source login may not read them."""
-        query = psycopg.sql.SQL("select t::text from {} as t limit {}").format(
-            psycopg.sql.Identifier(table.schema, table.name), SAMPLE_ROWS
-        )
-        try:
-            with self._source.transaction():
-                found = [line for (line,) in self._source.execute(query)]
-        except psycopg.errors.InsufficientPrivilege:
-            found = []
-        return list(dict.fromkeys(found)) or [f"({',' * (len(table.columns) - 1)})"]
+        if self._current:
+            planned, reason = [], "rls.judge is current: PostgreSQL judges the row as it is now"
+        return RoleWay(table, rights, count, claims, planned[0] if planned else None, reason, role, way)

@@ -5,6 +5,7 @@ where the policies allow it, rls.py for one at a time.
 """
 
 from collections.abc import Sequence
+from collections.abc import Set as AbstractSet
 
 from bridge.change import UPDATE
 from bridge.inquiry import Inquiries, Inquiry, Way
@@ -82,35 +83,14 @@ class Securing:
         return decisive, None
 
     def _ask(self, inquiries: Inquiries, share: Share, row: Cells) -> Place | None:
-        """Put the question about a row; None: nobody may see it.
-
-        Old rows are always judged as recorded: there is no current row for them.
-        """
+        """Put the question about a row; None: nobody may see it."""
         table, rights = share.judged.table, share.rights
-        is_old = row is share.judged.old
-        if not any(policy.permissive for policy in rights.policies) or not rights.usage:
-            return None
         needed = _needed(table, rights)
         absent = self._lacks(table, needed, row)
-        current = (self._current or not _sayable(rights)) and not is_old
-        system = {name for policy in rights.policies for name in policy.system_columns}
-        needs_current = bool(absent or system) or not _sayable(rights)
-        if needs_current and is_old:
+        way = way_of(table, rights, row.keys(), absent, current=self._current, is_old=row is share.judged.old)
+        if way is None:
             return None
-        if current or needs_current:
-            reachable = bool(table.key) and set(table.key) <= row.keys() & rights.columns
-            if not reachable or not (current or absent <= rights.columns):
-                return None
-            # Only who may select the whole table may read system columns; an ordinary table's tableoid is known.
-            if not current and not rights.whole_table and system - (set() if table.partitioned else {"tableoid"}):
-                return None
-        # Where PostgreSQL judges the current row in place of the recorded one, they must be alike in what is judged.
-        same = frozenset() if self._current or not current else needed - absent
-        if not same <= rights.columns:
-            return None
-        lent = frozenset() if current else absent
-        way = Way(lent, current or needs_current, not current, same)
-        read = needed.union(table.key) if current or needs_current else needed
+        read = needed.union(table.key) if way.current else needed
         return inquiries.place(share, way, line_of(table, row, self._codec, read))
 
     def _lacks(self, table: Table, needed: frozenset[str], row: Cells) -> frozenset[str]:
@@ -125,6 +105,41 @@ class Securing:
                 column.name not in row or (self._lossy and row[column.name][0] is None and column.base_oid in _INEXACT)
             )
         )
+
+
+def way_of(
+    table: Table,
+    rights: Rights,
+    carried: AbstractSet[str],
+    absent: frozenset[str],
+    *,
+    current: bool,
+    is_old: bool = False,
+) -> Way | None:
+    """How a row is judged that carries these columns, all that policies read but for `absent`; None: nobody may see it.
+
+    `current`: as ``judge: current`` says. Old rows are always judged as recorded: there is no current row for them.
+    """
+    if not any(policy.permissive for policy in rights.policies) or not rights.usage:
+        return None
+    by_record = not current
+    current = (current or not _sayable(rights)) and not is_old
+    system = {name for policy in rights.policies for name in policy.system_columns}
+    needs_current = bool(absent or system) or not _sayable(rights)
+    if needs_current and is_old:
+        return None
+    if current or needs_current:
+        reachable = bool(table.key) and set(table.key) <= carried & rights.columns
+        if not reachable or not (current or absent <= rights.columns):
+            return None
+        # Only who may select the whole table may read system columns; an ordinary table's tableoid is known.
+        if not current and not rights.whole_table and system - (set() if table.partitioned else {"tableoid"}):
+            return None
+    # Where PostgreSQL judges the current row in place of the recorded one, they must be alike in what is judged.
+    same = _needed(table, rights) - absent if by_record and current else frozenset()
+    if not same <= rights.columns:
+        return None
+    return Way(frozenset() if current else absent, current or needs_current, not current, same)
 
 
 def _sayable(rights: Rights) -> bool:

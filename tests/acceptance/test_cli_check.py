@@ -121,6 +121,23 @@ def test_a_judging_login_that_may_not_become_the_claims_role(walrus_bridge, plac
     assert [(each["name"], each["level"]) for each in findings(done)] == [("claims roles", "error")]
 
 
+def test_the_temporary_tables_of_a_running_bridge_are_no_rights_of_the_judging_login(
+    walrus_bridge, place: Place, config_file
+) -> None:
+    # Given the claims of a bridge that runs, as key_tables.py has them
+    with psycopg.connect(place.as_user(place.judge), autocommit=True) as bridge:
+        bridge.execute(
+            "create temp table claims (id int primary key);"
+            "create function pg_temp.keys(text[]) returns text language sql return $1[1];"
+            "grant select on claims to public; grant execute on function pg_temp.keys to public"
+        )
+
+        done = walrus_bridge("check", "--config", config_file(place.config()))
+
+    assert done.status == 0, done.stdout + done.stderr
+    assert "0 warnings" in done.stdout
+
+
 def test_a_judging_login_of_another_database(walrus_bridge, place: Place, config_file) -> None:
     text = place.config().replace(
         place.as_user(place.judge), pg_conninfo.make_conninfo(place.as_user(place.judge), dbname="postgres")

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+import psycopg
 import pytest
 
 from bridge.errors import Exit
@@ -46,7 +47,8 @@ def test_a_join_is_explained_with_its_keys_and_plan(database: Database, walrus_b
     assert "cost: 1 query for a batch" in told
     assert "JOIN LATERAL (SELECT FROM public.member m" in told
     assert "Scan on _walrus_claims_1" in told
-    assert "hint: create index on public.member (room, who)" in told
+    assert "hint: public.member has no index" in told
+    assert "create index on public.member (room, who)" in told
 
 
 def test_an_index_that_is_there_is_not_proposed(database: Database, walrus_bridge: Run) -> None:
@@ -71,7 +73,7 @@ def test_why_there_is_no_join_and_what_would_help(database: Database, walrus_bri
     assert "it reads public.hidden, which has row level security of its own" in told
     assert "cost: 120 queries for a batch" in told
     assert "plan, for 1,000 rows:" in told
-    assert "hint: let policies look things up in a table without row level security" in told
+    assert "A SECURITY DEFINER function around it does not help" in told
     assert "write (select auth.uid())" in told
 
 
@@ -106,11 +108,21 @@ def test_what_cannot_be_explained_is_refused(
     walrus_bridge("explain", *arguments, "--connection", database.dsn).refused(Exit.SOURCE_REFUSED, words, "What to do")
 
 
-def test_a_name_that_is_none_is_a_usage_error(database: Database, walrus_bridge: Run) -> None:
-    done = walrus_bridge("explain", "message", "--connection", database.dsn)
+def test_a_subscribed_table_may_be_named_without_its_schema(database: Database, walrus_bridge: Run) -> None:
+    database.execute(SETUP)
+    assert walrus_bridge("explain", "message", "--connection", database.dsn).stdout.startswith("public.message, role ")
+    walrus_bridge("explain", "member", "--connection", database.dsn).refused(
+        Exit.SOURCE_REFUSED, "member may be no subscribed table", "write schema.table"
+    )
 
-    assert done.status == Exit.USAGE
-    assert "schema.table" in done.stderr
+    # When another schema has one too
+    database.execute("create schema app; create table app.message (id int primary key)")
+    database.execute("grant usage on schema app to authenticated; grant select on app.message to authenticated")
+    database.subscribe("app.message", role="authenticated")
+
+    walrus_bridge("explain", "message", "--connection", database.dsn).refused(
+        Exit.SOURCE_REFUSED, "message may be app.message, public.message"
+    )
 
 
 @pytest.mark.parametrize(
@@ -130,3 +142,121 @@ def test_check_says_which_way_a_table_goes(database: Database, walrus_bridge: Ru
     done = walrus_bridge("check", "--connection", database.dsn, "--slot", database.slot)
 
     assert words in done.stdout
+
+
+def test_no_policy_runs_while_it_is_explained_or_checked(
+    database: Database, walrus_bridge: Run, config_file: Callable[[str], str]
+) -> None:
+    # Given a policy that binds the source login too, and tells
+    database.execute(SETUP)
+    login = f"plain_{database.name}"
+    database.execute(
+        "create function tells(int) returns bool language plpgsql stable as $$ begin raise 'it ran'; end $$;"
+        "create policy p on message using (tells(id));"
+        f"create role {login} login replication; grant pg_read_all_data to {login}"
+    )
+    source = psycopg.conninfo.make_conninfo(database.dsn, user=login)
+    path = config_file(
+        f"source: {{connection: '{source}'}}\nrls: {{connection: '{database.dsn}'}}\nsink: {{stdout: {{}}}}\n"
+    )
+    try:
+        told = [
+            walrus_bridge("explain", "public.message", "--config", path),
+            walrus_bridge("check", "--config", path),
+        ]
+    finally:
+        database.execute(f"drop owned by {login}; drop role {login}")
+
+    assert told[0].status == Exit.OK, told[0].stderr
+    assert all("it ran" not in each.stdout + each.stderr for each in told)
+
+
+@pytest.mark.parametrize(
+    "body", ["return auth.jwt() ->> 'n'", "raise 'claims: %', current_setting('request.jwt.claims', true)"]
+)
+def test_a_function_labelled_immutable_shows_no_claims_in_the_plan(
+    body: str, database: Database, walrus_bridge: Run
+) -> None:
+    database.execute(SETUP)
+    database.execute(
+        f"create function fixed() returns text language plpgsql immutable as $$ begin {body}; end $$;"
+        "create policy p on message using (body = fixed())"
+    )
+
+    assert "by itself" in explained(walrus_bridge, database)
+
+
+@pytest.mark.parametrize(
+    ("policy", "why", "hint"),
+    [
+        ("owner = me()", "it calls public.me()", "public.me() is joined once it is in SQL"),
+        ("may(room)", "it calls public.may()", "alter function public.may(integer) stable"),
+        ("may(room)", "it calls public.may()", "public.may(integer) gets the row's columns"),
+        ("owner = fixed()", "cannot be joined", "alter function public.fixed() stable"),
+        (
+            "private.mine(owner)",
+            "in a schema that the role may not use",
+            "grant usage on schema private to authenticated",
+        ),
+        ("tableoid > 1", "it reads system columns", "the policies read tableoid"),
+        ("exists (select from seen where seen.room = message.room)", "which is a view", "name the tables behind it"),
+    ],
+)
+def test_what_keeps_a_policy_from_being_joined_comes_with_a_hint(
+    policy: str, why: str, hint: str, database: Database, walrus_bridge: Run
+) -> None:
+    database.execute(SETUP)
+    database.execute(
+        "create view seen as select * from member; grant select on seen to authenticated; create schema private;"
+        "create function me() returns uuid language plpgsql stable as $$ begin return auth.uid(); end $$;"
+        "create function may(int) returns bool language plpgsql as $$ begin return true; end $$;"
+        "create function fixed() returns uuid language plpgsql immutable as $$ begin return auth.uid(); end $$;"
+        "create function private.mine(uuid) returns bool language sql stable return $1 = auth.uid();"
+        f"create policy p on message using ({policy})"
+    )
+
+    told = explained(walrus_bridge, database)
+
+    assert why in told
+    assert hint in told
+    # The query is one that PostgreSQL takes.
+    assert "(cost=" in told
+
+
+def test_with_judge_current_postgresql_itself_judges(
+    database: Database, walrus_bridge: Run, config_file: Callable[[str], str]
+) -> None:
+    database.execute(SETUP)
+    database.execute("create policy p on message using (owner = auth.uid())")
+    path = config_file(f"source: {{connection: '{database.dsn}'}}\nrls: {{judge: current}}\nsink: {{stdout: {{}}}}\n")
+
+    explain, check = (walrus_bridge(*words, "--config", path) for words in (["explain", "public.message"], ["check"]))
+
+    assert "because rls.judge is current" in explain.stdout
+    assert 'join "public"."message" as now' in explain.stdout
+    assert "(cost=" in explain.stdout
+    assert "and there are 120: rls.judge is current" in check.stdout
+
+
+def test_a_judging_login_without_temporary_tables_gets_the_grant(
+    database: Database, walrus_bridge: Run, config_file: Callable[[str], str]
+) -> None:
+    # Given a hardened database
+    database.execute(SETUP)
+    login = f"judge_{database.name}"
+    database.execute(
+        f"create policy p on message using (owner = auth.uid()); create role {login} login noinherit;"
+        f"grant authenticated to {login}; revoke temporary on database {database.name} from public"
+    )
+    judging = psycopg.conninfo.make_conninfo(database.dsn, user=login)
+    path = config_file(
+        f"source: {{connection: '{database.dsn}'}}\nrls: {{connection: '{judging}'}}\nsink: {{stdout: {{}}}}\n"
+    )
+    try:
+        told = [walrus_bridge(*words, "--config", path) for words in (["explain", "public.message"], ["check"])]
+    finally:
+        database.execute(f"drop owned by {login}; drop role {login}")
+
+    for each in told:
+        assert "permission denied to create temporary tables" in each.stdout
+        assert f"grant temporary on database {database.name} to {login}" in each.stdout

@@ -122,3 +122,34 @@ def test_a_judging_login_that_may_not_become_a_role_stops_the_bridge(
     finally:
         with psycopg.connect(database.dsn, autocommit=True) as connection:
             connection.execute("drop owned by stranger cascade; drop role stranger")
+
+
+@pytest.mark.parametrize("granted", [True, False])
+def test_in_a_hardened_database_policies_are_joined_by_the_grant_of_roles_sql(
+    database: Database, logins: tuple[str, str], bridge: Any, granted: bool
+) -> None:
+    # Given a database where PUBLIC may make no temporary tables, and the grant of roles.sql or none
+    database.execute(f"revoke temporary on database {database.name} from public")
+    if not granted:
+        database.execute(f"revoke temporary on database {database.name} from judge_{database.name}")
+    database.execute("""
+        create table note (id int primary key, owner uuid);
+        grant select on note to authenticated;
+        alter table note enable row level security;
+        create policy own on note to authenticated using (owner = auth.uid());
+    """)
+    users = [f"a11ce000-0000-4000-8000-00000000000{number}" for number in range(8)]
+    subscriptions = [database.subscribe("note", role="authenticated", sub=user) for user in users]
+    running = bridge(config=config(database, *logins))
+    running.wait_until_streaming()
+
+    # When each user gets a row
+    database.execute("insert into note select * from unnest(array[0, 1, 2, 3, 4, 5, 6, 7], %s::uuid[])", (users,))
+    database.wait_until_confirmed()
+
+    # Then each sees their own, whichever way it goes
+    assert [event["subscription_ids"] for event in running.events] == [[each] for each in subscriptions]
+    assert ("way=by a join" in running.stderr.replace("'", "")) == granted, running.stderr
+    assert ("permission denied to create temporary tables" in running.stderr) == (not granted)
+    assert running.dead_letters == []
+    assert running.stop() == Exit.OK
