@@ -21,7 +21,7 @@ from bridge.pools import Roster
 from bridge.rls import BEGIN_JUDGING, SET_LIMITS, STATE, Cursor, NotVisibleYet, Tampered, verify
 from bridge.share import Verdict
 from bridge.snapshot import Snapshot
-from bridge.sql import Connection, is_transient
+from bridge.sql import Connection, is_transient, quoted
 from bridge.table import Table
 
 log = structlog.get_logger()
@@ -223,11 +223,11 @@ def _condition(branch: Branch) -> sql.Composable:
 def _made(query: sql.SQL, rows: _Rows, condition: sql.Composable) -> sql.Composed:
     """A policy's column names are unqualified or qualified by the table's name, so the row's FROM item carries that name;
     nothing else here has a name that a policy could mean."""
-    table = sql.Identifier(rows.table.schema, rows.table.name)
+    table = quoted(rows.table.schema, rows.table.name)
     row = sql.SQL(
         "unnest(%(lines)b::text[], %(numbers)b::int4[]) as _walrus_rows (_walrus_line, _walrus_n)"
         " cross join lateral unnest(array[_walrus_rows._walrus_line::{table}]) as {alias}"
-    ).format(table=table, alias=sql.Identifier(rows.table.name))
+    ).format(table=table, alias=quoted(rows.table.name))
     claims = (
         sql.SQL("{} as _walrus_claims").format(rows.keys.identifier)
         if rows.keys is not None

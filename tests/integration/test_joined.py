@@ -87,12 +87,12 @@ class Audience:
         return found
 
     @contextlib.contextmanager
-    def judged(self, **how: Any) -> Iterator[Both]:
+    def judged(self, *, few: int = 64, leave: bool = False, login: str | None = None) -> Iterator[Both]:
         """What is subscribed now; what has been so far is of no interest."""
         self._streams.take(self._plugin)
         with (
-            stages(self.database, self._plugin, **how) as joined,
-            stages(self.database, self._plugin, join_from=None) as simple,
+            stages(self.database, self._plugin, few=few, leave=leave, login=login) as joined,
+            stages(self.database, self._plugin, join_from=None, leave=leave, login=login) as simple,
         ):
             yield Both(joined, simple)
 
@@ -230,3 +230,44 @@ def test_policies_see_the_same_settings_when_joined(audience: Audience) -> None:
         heard = audience.given(both)
         assert [len(ids) for ids in heard.values()] == [2] * 5
         assert both.rows == 8
+
+
+# -- names -------------------------------------------------------------------------------------------------------------
+
+# What quotes, formats, parameters and case do to a name; as long as a name may be.
+NAME = """T"%s{x}%(y)'""" + "é" * 25
+
+
+def test_any_names_will_do(audience: Audience) -> None:
+    audience.execute(
+        sql.SQL("""
+            create schema {name};
+            create domain {name}."int%s" as int;
+            create table {name}.{name} ({name} {name}."int%s" primary key, owner uuid, "other%" json);
+            create table {name}.members ({name} int, owner uuid);
+            alter table {name}.{name} enable row level security;
+            create policy {name} on {name}.{name} using ({name} > 0 and exists (select from {name}.members m
+              where m.{name} = {name}.{name} and m.owner = auth.uid()));
+            insert into {name}.members values (1, {one}), (2, {two});
+            grant usage on schema {name} to public;
+            grant select on {name}.{name}, {name}.members to public;
+        """).format(name=sql.Identifier(NAME), one=SUBJECTS[1], two=SUBJECTS[2])
+    )
+    table = sql.Identifier(NAME, NAME).as_string()
+    who = [audience.database.subscribe(table, "anon", sub=subject) for subject in SUBJECTS[:4]]
+    # PostgreSQL compares and makes the JSON.
+    audience.execute(
+        "update realtime.subscription set filters = array[(%s, 'neq', '3')::realtime.user_defined_filter]", (NAME,)
+    )
+    with audience.judged() as both:
+        audience.execute(
+            sql.SQL("insert into {} select n, null, '{{}}' from generate_series(0, 3) as n").format(
+                sql.Identifier(NAME, NAME)
+            )
+        )
+        heard = [
+            (json.loads(event.value)["wal"]["record"][NAME], json.loads(event.value)["subscription_ids"])
+            for event in audience.events(both)
+        ]
+        assert heard == [(1, [who[1]]), (2, [who[2]])]
+        assert both.rows == 3
