@@ -180,20 +180,20 @@ class Comparer:
         if op in _PATTERNS:
             name, cast, right = self._pattern_operator(column, _PATTERNS[op])
             left = f"(w.v)::{column.base_sql}" + (f"::{cast}" if cast else "")
-            return _PAIRS.format(f"({left}{collate}) {name} (w.f)::{right}")
+            return _pairs(f"({left}{collate}) {name} (w.f)::{right}")
         name, cast = self._operator(column, _STRATEGIES.get(op, 3))
         further = f"::{cast}" if cast else ""
         left = f"((w.v)::{column.base_sql}{further}{collate})"
         if op == "in":
             array = f"(w.f)::{column.base_sql}[]" + (f"{further}[]" if cast else "")
-            return _PAIRS.format(f"{left} {name} any ({array})")
+            return _pairs(f"{left} {name} any ({array})")
         right = f"(w.f)::{column.base_sql}{further}"
         if op == "neq":
-            return _PAIRS.format(f"not ({left} {name} {right})")
+            return _pairs(f"not ({left} {name} {right})")
         if op == "isdistinct":
-            return _PAIRS.format(f"({left} {name} {right}) is not true")
+            return _pairs(f"({left} {name} {right}) is not true")
         if op in _STRATEGIES:
-            return _PAIRS.format(f"{left} {name} {right}")
+            return _pairs(f"{left} {name} {right}")
         raise Uncomparable(f"unknown operator {op}")
 
     def _operator(self, column: Column, strategy: int) -> tuple[str, str | None]:
@@ -207,6 +207,11 @@ class Comparer:
         if row is None:
             raise Uncomparable(f"type {column.type_name} has no operator {name}")
         return row[0], row[1], row[2]
+
+
+def _pairs(comparison: str) -> str:
+    """The query; in the comparison percent signs are as they are, in the names of types and collations."""
+    return _PAIRS.format(comparison.replace("%", "%%"))
 
 
 _PAIRS = "select {} from unnest(%(values)b::text[], %(wanted)b::text[]) with ordinality as w (v, f, n) order by w.n"

@@ -11,6 +11,7 @@ from bridge.joining import Branch, Joinable
 from bridge.key_tables import ID, KeyTable
 from bridge.pools import Roster
 from bridge.share import Verdict
+from bridge.sql import quoted
 from bridge.table import Table
 
 Parameters = Mapping[str, Any]
@@ -83,11 +84,11 @@ def _raw(text: str) -> sql.SQL:
 def _made(query: sql.SQL, rows: Rows, branch: Branch) -> sql.Composed:
     """A policy's column names are unqualified or qualified by the table's name, so the row's FROM item carries that name;
     nothing else here has a name that a policy could mean."""
-    table = sql.Identifier(rows.table.schema, rows.table.name)
+    table = quoted(rows.table.schema, rows.table.name)
     row = sql.SQL(
         "unnest(%(lines)b::text[], %(numbers)b::int4[]) as _walrus_rows (_walrus_line, _walrus_n)"
         " cross join lateral unnest(array[_walrus_rows._walrus_line::{table}]) as {alias}"
-    ).format(table=table, alias=sql.Identifier(rows.table.name))
+    ).format(table=table, alias=quoted(rows.table.name))
     claims = (
         sql.SQL("{} as _walrus_claims").format(rows.keys.identifier)
         if rows.keys is not None

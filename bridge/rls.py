@@ -17,7 +17,7 @@ import psycopg
 from psycopg import sql
 
 from bridge.errors import SourceRefused
-from bridge.sql import Connection, first_line, is_transient
+from bridge.sql import Connection, first_line, is_transient, quoted
 from bridge.table import Policy, Table
 from bridge.tally import Tally
 
@@ -200,8 +200,8 @@ def statement(question: Question) -> sql.Composed:
     sub-select of its own whose only FROM item carries that name: nothing of ours can capture a name there. And that item
     is of the table's own row type, for policies that read the row as a whole.
     """
-    table = sql.Identifier(question.table.schema, question.table.name)
-    alias = sql.Identifier(question.table.name)
+    table = quoted(question.table.schema, question.table.name)
+    alias = quoted(question.table.name)
     if not any(policy.permissive for policy in question.policies):
         return sql.SQL("select n::int4 from unnest(%b::text[]) with ordinality as r (line, n) where false").format()
     if not question.current:
@@ -216,7 +216,9 @@ def statement(question: Question) -> sql.Composed:
         )
 
     same = sql.SQL(" and ").join(
-        sql.SQL("now.{name} {equals} (x.line).{name}").format(name=sql.Identifier(name), equals=sql.SQL(equals))
+        sql.SQL("now.{name} {equals} (x.line).{name}").format(
+            name=quoted(name), equals=sql.SQL(equals.replace("%", "%%"))
+        )
         for name, equals in zip(question.table.key, question.table.key_equals, strict=True)
     )
     # Selecting from the table as the role applies its row security: so the current row is judged by PostgreSQL.
@@ -248,7 +250,7 @@ def _unchanged(columns: Sequence[str]) -> sql.Composable:
     if not columns:
         return sql.SQL("true")
     now, recorded = (
-        sql.SQL(", ").join([sql.SQL(f"{source}.{{}}").format(sql.Identifier(name)) for name in columns])
+        sql.SQL(", ").join([sql.SQL(f"{source}.{{}}").format(quoted(name)) for name in columns])
         for source in ("now", "(x.line)")
     )
     return sql.SQL("row({now})::record operator(pg_catalog.*=) row({recorded})::record").format(
@@ -256,11 +258,11 @@ def _unchanged(columns: Sequence[str]) -> sql.Composable:
     )
 
 
-def _merged(question: Question, policy: Policy, table: sql.Identifier, alias: sql.Identifier) -> sql.Composable:
+def _merged(question: Question, policy: Policy, table: sql.SQL, alias: sql.SQL) -> sql.Composable:
     """The recorded row with what it lacks from the current one, under the table's name."""
     values = [
         sql.SQL("{source}.{name}").format(
-            source=sql.SQL("now" if column.name in question.absent else "(x.line)"), name=sql.Identifier(column.name)
+            source=sql.SQL("now" if column.name in question.absent else "(x.line)"), name=quoted(column.name)
         )
         for column in question.table.columns
     ]
@@ -269,11 +271,11 @@ def _merged(question: Question, policy: Policy, table: sql.Identifier, alias: sq
             values=sql.SQL(", ").join(values), table=table, alias=alias
         )
     named = [
-        sql.SQL("{value} as {name}").format(value=value, name=sql.Identifier(column.name))
+        sql.SQL("{value} as {name}").format(value=value, name=quoted(column.name))
         for value, column in zip(values, question.table.columns, strict=True)
     ]
     system = [
-        sql.SQL("{value} as {name}").format(value=_system_value(question.table, name), name=sql.Identifier(name))
+        sql.SQL("{value} as {name}").format(value=_system_value(question.table, name), name=quoted(name))
         for name in sorted(policy.system_columns)
     ]
     return sql.SQL("(select {columns}) as {alias}").format(columns=sql.SQL(", ").join([*named, *system]), alias=alias)
@@ -283,4 +285,4 @@ def _system_value(table: Table, name: str) -> sql.Composable:
     """The current row's; an ordinary table's tableoid is known, and reading it would take rights on the whole table."""
     if name == "tableoid" and not table.partitioned:
         return sql.SQL("{}::pg_catalog.oid").format(sql.Literal(table.oid))
-    return sql.SQL("now.{}").format(sql.Identifier(name))
+    return sql.SQL("now.{}").format(quoted(name))

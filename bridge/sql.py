@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 import psycopg
 from psycopg import conninfo as pg_conninfo
+from psycopg import sql
 from psycopg.waiting import Ready, Wait
 
 from bridge.errors import BridgeError, SourceRefused, SourceUnreachable
@@ -211,6 +212,12 @@ def describe(conninfo: str) -> str:
     database = parts.get("dbname") or parts.get("user") or ""
     user = f" as {parts['user']}" if parts.get("user") else ""
     return f"{host}{port}/{database}{user}"
+
+
+def quoted(*name: str) -> sql.SQL:
+    """A name, with what qualifies it, for a query that has parameters: there a percent sign begins a placeholder, which
+    sql.Identifier does not mind."""
+    return sql.SQL(sql.Identifier(*name).as_string().replace("%", "%%"))
 
 
 def first_line(error: BaseException) -> str:

@@ -9,7 +9,7 @@ from psycopg import sql
 from bridge.change import Row, Shape
 from bridge.event import Values
 from bridge.judged import Cells, Judged, cells, line_of
-from bridge.sql import Connection, is_transient
+from bridge.sql import Connection, is_transient, quoted
 from bridge.table import Table
 from bridge.values import Codec, Converter, size_text
 
@@ -160,7 +160,7 @@ class ValueMaker:
         table = group[0].table
         query = sql.SQL(
             "select to_jsonb(w.line::{})::text from unnest(%b::text[]) with ordinality as w (line, n) order by w.n"
-        ).format(sql.Identifier(table.schema, table.name))
+        ).format(quoted(table.schema, table.name))
         self._connection.execute("savepoint making_values")
         try:
             rows = self._connection.execute(query, ([each.line for each in group],)).fetchall()

@@ -10,7 +10,7 @@ from psycopg.types.json import Jsonb
 from bridge.errors import Exit
 from tests.servers.postgres import Database
 
-NASTY = """x"; drop table y; -- '\\.*,{}$1"""
+NASTY = """x"; drop table y; -- '\\.*,{}$1%s"""
 
 pytestmark = [pytest.mark.versions, pytest.mark.parametrize("plugin", ["wal2json", "pgoutput"])]
 

@@ -3,6 +3,8 @@
 import contextlib
 from collections.abc import Iterator, Sequence
 
+from psycopg import conninfo
+
 from bridge.audience import Audiences
 from bridge.catalog import SETTINGS as CATALOG_SETTINGS
 from bridge.catalog import Catalog
@@ -45,11 +47,13 @@ def stages(
     loaded: bool = True,
     join_from: int | None = 1,
     few: int = 64,
+    login: str | None = None,
 ) -> Iterator[Stages]:
     """With the subscriptions that there are now, or none. Row security as a join from so many claims on (None: never), and
-    with all claims of a role where those of a row are more than `few`."""
+    with all claims of a role where those of a row are more than `few`. `login` judges; None: a superuser."""
     codec = Streams.CODECS[plugin]
-    with connect(database.dsn, CATALOG_SETTINGS) as source, connect(database.dsn, JUDGING_SETTINGS) as judge:
+    judging_dsn = database.dsn if login is None else conninfo.make_conninfo(database.dsn, user=login)
+    with connect(database.dsn, CATALOG_SETTINGS) as source, connect(judging_dsn, JUDGING_SETTINGS) as judge:
         catalog = Catalog(source)
         joined, tally = None, Tally()
         if join_from is not None:
