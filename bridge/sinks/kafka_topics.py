@@ -17,6 +17,7 @@ from confluent_kafka.cimpl import NewTopic
 from bridge.config import CreateTopics
 from bridge.errors import SinkRefused, SinkUnreachable
 from bridge.sinks.kafka_log import LibraryLog
+from bridge.sinks.kafka_refusals import connection_refusal
 from bridge.sinks.kafka_settings import Settings
 from bridge.sinks.kafka_watch import Watch
 
@@ -26,13 +27,6 @@ POLL_SECONDS: Final = 0.05
 OPEN_SECONDS: Final = 10.0
 _AGAIN_SECONDS: Final = 1.0
 
-_REFUSED_LOGIN: Final = {
-    KafkaError._AUTHENTICATION,
-    KafkaError._SSL,
-    KafkaError.SASL_AUTHENTICATION_FAILED,
-    KafkaError.UNSUPPORTED_SASL_MECHANISM,
-    KafkaError.ILLEGAL_SASL_STATE,
-}
 _FORBIDDEN: Final = {KafkaError.TOPIC_AUTHORIZATION_FAILED, KafkaError.CLUSTER_AUTHORIZATION_FAILED}
 _PASSING: Final = {
     KafkaError._TIMED_OUT,
@@ -85,11 +79,9 @@ class Topics:
                 last_seconds = time.monotonic()
             missing = still
             self._admin.poll(0.02)
-            if self._trouble is not None and self._trouble.code() in _REFUSED_LOGIN:
-                raise SinkRefused(
-                    f"Kafka at {self._servers} refuses the connection: {self._trouble.str()}. What to do: check"
-                    " security.protocol and the sasl and ssl settings in sink.kafka.client"
-                )
+            trouble = self._trouble
+            if trouble is not None and (refused := connection_refusal(trouble.code(), trouble.str(), self._servers)):
+                raise refused
             if time.monotonic() > last_seconds + OPEN_SECONDS:
                 raise self._unreachable(missing)
         self._log.is_quiet = True
@@ -253,5 +245,5 @@ class Topics:
         reason = f": {self._trouble.str()}" if self._trouble else ""
         return SinkUnreachable(
             f"Kafka at {self._servers} cannot be reached within {OPEN_SECONDS:.0f} s{reason}. What to do: check"
-            " sink.kafka.client.bootstrap.servers, and that the broker runs"
+            " sink.kafka.client.bootstrap.servers, that the broker runs, and that security.protocol is its listener's"
         )
