@@ -1,6 +1,7 @@
 """The RabbitMQ sink against a real broker that refuses, blocks, closes or dies."""
 
 import time
+from typing import Any
 
 import pytest
 
@@ -218,7 +219,8 @@ def test_too_many_refused_messages_hold_up_the_rest(
     reader.bind(**FULL_AT_TWO)
 
     driver.send(*(an_event(number) for number in range(52)))
-    driver.poll_for(0.3)
+    sink: Any = driver.sink
+    driver.poll_until(lambda: sink._refusals.is_full, "fifty refusals")
 
     assert not driver.sink.send(an_event(52), driver.checkpoint.current)
     assert driver.in_flight == 50
