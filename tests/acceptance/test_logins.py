@@ -101,6 +101,41 @@ def test_a_policy_that_reaches_for_more_gets_nothing(
     assert running.stop() == Exit.OK
 
 
+@pytest.mark.parametrize(
+    ("deed", "reason"),
+    [
+        ("perform set_config('role', 'none', true)", "a policy changed the role or the settings"),
+        ("perform set_config('request.jwt.claims', '{}', true)", "a policy changed the role or the settings"),
+        ("perform set_config('statement_timeout', '0', true)", "a policy changed the role or the settings"),
+        ("perform set_config('role', 'none', true); delete from public.note", "read-only transaction"),
+        (
+            "perform set_config('role', 'none', true); perform pg_drop_replication_slot(slot_name) from pg_replication_slots",
+            "is active for PID",
+        ),
+    ],
+)
+def test_a_login_that_is_too_mighty_is_watched(database: Database, bridge: Any, deed: str, reason: str) -> None:
+    database.execute(f"""
+        create table note (id int primary key);
+        grant select on note to anon;
+        create function reach() returns bool language plpgsql volatile as $$ begin {deed}; return true; end $$;
+        alter table note enable row level security;
+        create policy reaching on note to anon using (reach());
+    """)
+    database.subscribe("note", role="anon")
+    running = bridge(config=config(database, database.dsn, database.dsn))
+    running.wait_until_streaming()
+
+    database.execute("insert into note values (1)")
+    database.wait_until_confirmed()
+
+    assert running.events == []
+    (letter,) = running.dead_letters
+    assert reason in letter["reason"]
+    assert database.execute("select id from note") == [(1,)]
+    assert running.stop() == Exit.OK
+
+
 def test_a_judging_login_that_may_not_become_a_role_stops_the_bridge(
     database: Database, logins: tuple[str, str], bridge: Any
 ) -> None:
