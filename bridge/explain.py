@@ -19,7 +19,7 @@ from bridge.inquiry import AS_RECORDED
 from bridge.join_queries import queries
 from bridge.joined import BECOME, JOIN_FROM, NOBODY
 from bridge.patterns import parse_pattern
-from bridge.rls import BEGIN_JUDGING, SET_LIMITS, Question, statement, take_snapshot
+from bridge.rls import SET_LIMITS, Question, begin_judging, statement
 from bridge.rls import SETTINGS as JUDGING_SETTINGS
 from bridge.row_security import BATCH, LINES, Looking, RoleWay
 from bridge.sql import Connection, connect, is_transient, translate
@@ -134,8 +134,7 @@ def _plan(
     arguments = sql.SQL(", ").join([sql.Literal(parameters[name]) for name in names])
     yield f"  query: {text}"
     try:
-        judging.execute(BEGIN_JUDGING)
-        take_snapshot(judging, looking.catalog.export())
+        begin_judging(judging, looking.catalog.export())
         judging.execute(SET_LIMITS)
         judging.execute(*become)
         judging.execute(sql.SQL("prepare _walrus_explained as {}").format(sql.SQL(text)))

@@ -16,7 +16,7 @@ from bridge.join_queries import Rows, queries, take
 from bridge.joining import Joinable, NotJoinable
 from bridge.key_tables import KeyTables, NoTable
 from bridge.policy_facts import PolicyFacts
-from bridge.rls import BEGIN_JUDGING, SET_LIMITS, STATE, Outdated, Tampered, take_snapshot, verify
+from bridge.rls import SET_LIMITS, STATE, Outdated, Tampered, begin_judging, verify
 from bridge.sql import Connection, is_transient
 from bridge.table import Table
 from bridge.tally import Tally
@@ -146,9 +146,8 @@ class JoinedJudge:
     def _run(self, rows: Rows, numbers: Sequence[int]) -> int:
         connection, snapshot = self._connection, self._snapshot()
         try:
+            begin_judging(connection, snapshot)
             with connection.pipeline():
-                connection.execute(BEGIN_JUDGING)
-                take_snapshot(connection, snapshot)
                 connection.execute(SET_LIMITS)
                 connection.execute(BECOME, (rows.role, NOBODY))
                 asked = [

@@ -66,9 +66,20 @@ Cursor = psycopg.Cursor[tuple[Any, ...]]
 BEGIN_JUDGING = "begin isolation level repeatable read, read only"
 
 
-def take_snapshot(connection: Connection, snapshot: str) -> None:
-    """Make the transaction see what the catalog's sees."""
-    connection.execute(sql.SQL("set transaction snapshot {}").format(sql.Literal(snapshot)))
+def begin_judging(connection: Connection, snapshot: str) -> None:
+    """Begin a transaction that sees what the catalog's sees.
+
+    Raises Outdated where that has ended, as when its connection was lost; psycopg.Error where it is transient. In a
+    statement of its own, so that this is never taken for a policy's error.
+    """
+    try:
+        connection.execute(
+            sql.SQL("{}; set transaction snapshot {}").format(sql.SQL(BEGIN_JUDGING), sql.Literal(snapshot))
+        )
+    except psycopg.Error as error:
+        if is_transient(error):
+            raise
+        raise Outdated from error
 
 
 class Outdated(Exception):
@@ -135,9 +146,8 @@ class Judge:
     def _run(self, questions: Sequence[Question]) -> list[frozenset[int]]:
         connection, snapshot = self._connection, self._snapshot()
         try:
+            begin_judging(connection, snapshot)
             with connection.pipeline():
-                connection.execute(BEGIN_JUDGING)
-                take_snapshot(connection, snapshot)
                 connection.execute(SET_LIMITS)
                 asked = [self._send(question) for question in questions]
             answers = []

@@ -30,7 +30,7 @@ from bridge.policy_facts import PolicyFacts
 from bridge.publication import require as require_publication
 from bridge.replication import ReplicationStream
 from bridge.rls import SETTINGS as JUDGING_SETTINGS
-from bridge.rls import Judge
+from bridge.rls import Judge, Outdated, begin_judging
 from bridge.securing import Securing
 from bridge.slot import Slot, create, find, problem
 from bridge.sql import APPLICATION_NAME, connect, translate
@@ -125,6 +125,7 @@ class Session:
         encoding = self.connection.info.parameter_status("server_encoding") or "UTF8"
         if self._settings.plugin == "wal2json" and (found := encoding_problem(encoding)):
             raise found
+        self._same_database()
         in_recovery, wal_level, standbys = row
         if in_recovery:
             raise SourceRefused("the server is a standby in recovery. What to do: connect to the primary")
@@ -138,6 +139,23 @@ class Session:
                 f"synchronous_standby_names ({standbys}) matches this bridge, {APPLICATION_NAME}, so each commit would"
                 f" wait for the bridge, and the bridge for each commit. What to do: name the standbys there"
             )
+
+    def _same_database(self) -> None:
+        """Policies are judged in the snapshot that they were read in, which only another session of that database can take."""
+        try:
+            with self.connection.transaction():
+                self.connection.execute("set transaction isolation level repeatable read, read only")
+                row = self.connection.execute("select pg_export_snapshot()").fetchone()
+                assert row is not None
+                begin_judging(self._judging_connection, row[0])
+                self._judging_connection.execute("rollback")
+        except Outdated as error:
+            raise SourceRefused(
+                f"rls.connection leads to another server or database than source.connection: {error.__cause__}. What to do:"
+                " give both the same database"
+            ) from error
+        except psycopg.Error as error:
+            raise translate(error, "comparing source.connection and rls.connection") from error
 
     def find_slot(self) -> Slot | None:
         """The slot, if there is one. Raises SlotError, SlotActive."""

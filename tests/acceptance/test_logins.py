@@ -188,3 +188,12 @@ def test_in_a_hardened_database_policies_are_joined_by_the_grant_of_roles_sql(
     assert ("permission denied to create temporary tables" in running.stderr) == (not granted)
     assert running.dead_letters == []
     assert running.stop() == Exit.OK
+
+
+def test_a_judging_login_in_another_database_is_refused(database: Database, bridge: Any) -> None:
+    elsewhere = database.cluster.dsn("postgres")
+    running = bridge(config=config(database, database.dsn, elsewhere))
+
+    assert running.wait() == Exit.SOURCE_REFUSED
+    assert "rls.connection leads to another server or database" in running.stderr
+    assert "What to do" in running.stderr
