@@ -1,5 +1,7 @@
 """Rows are judged in the snapshot in which their policies were read; without it they are not judged at all."""
 
+from contextlib import closing
+
 import pytest
 
 from bridge.catalog import SETTINGS, Catalog
@@ -40,7 +42,7 @@ def test_what_has_changed_since_the_policies_were_read_is_not_seen(database: Dat
 
 def test_a_snapshot_whose_transaction_is_gone_is_not_a_policy_s_error(database: Database) -> None:
     asked = question(database, "true")
-    with connect(database.dsn, SETTINGS) as source, connect(database.dsn) as judging:
+    with closing(connect(database.dsn, SETTINGS)) as source, closing(connect(database.dsn)) as judging:
         catalog = Catalog(source)
         catalog.begin()
         exported = catalog.export()
