@@ -5,6 +5,7 @@ Only where joining.py finds that this is safe. Whatever goes wrong here, a polic
 right to temporary tables, leaves the rows to rls.py, which asks for each claims value by itself and is always right.
 """
 
+import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
@@ -29,6 +30,8 @@ FEW: Final = 64
 """So many claims of a row are named one by one; where more may see it, it is joined with the role's all."""
 MANY_PAIRS: Final = 250_000
 """How many answers a query should give at most: then fewer rows are asked for at once."""
+LONG_SECONDS: Final = 1.0
+"""And how long it should take: what runs into the time limit is wasted."""
 
 
 NOBODY: Final = "!"
@@ -63,7 +66,7 @@ class JoinedJudge:
         self._few = few
         self._tally = tally
         self._room: dict[tuple[int, str], int] = {}
-        """How many rows are asked for at once, by table and role."""
+        """How many rows are asked for at once, by table and role; see next_room."""
 
     def answer(self, inquiries: Iterable[Inquiry]) -> None:
         """Answer what can be answered by a join; the rest of the inquiries stays open.
@@ -79,9 +82,10 @@ class JoinedJudge:
             numbers = list(range(len(rows.places)))
             while numbers:
                 asked, numbers = numbers[:room], numbers[room:]
+                begun = time.monotonic()
                 pairs = self._answer(rows, asked)
-                room = room * 2 if pairs < MANY_PAIRS // 4 else max(1, room // 2) if pairs > MANY_PAIRS else room
-            self._room[rows.table.oid, rows.role] = min(room, 1 << 20)
+                room = next_room(room, len(asked), pairs, time.monotonic() - begun)
+            self._room[rows.table.oid, rows.role] = room
 
     def planned(self, inquiries: Iterable[Inquiry]) -> list[Rows]:
         """What may be joined, with the claims in their tables; `ways` tells why the rest may not."""
@@ -165,3 +169,16 @@ class JoinedJudge:
 
 def _first_room(rows: Rows) -> int:
     return max(1, MANY_PAIRS // max(1, len(rows.roster.listed))) if rows.whole else MANY_PAIRS
+
+
+def next_room(room: int, asked: int, pairs: int, seconds: float) -> int:
+    """How many rows are to be asked for at once, after so many were. Pure.
+
+    More only where all the room was used: few rows do not show that many would do.
+    """
+    if seconds > LONG_SECONDS:
+        return max(1, int(asked * LONG_SECONDS / seconds))
+    if pairs > MANY_PAIRS:
+        return max(1, asked // 2)
+    used = asked == room and pairs < MANY_PAIRS // 4 and seconds < LONG_SECONDS / 4
+    return room * 2 if used else room

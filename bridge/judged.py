@@ -48,6 +48,8 @@ class Subscription(msgspec.Struct, eq=False):
     """The version of the subscriptions from which on it counts."""
     until: int = NEVER
     """And the one from which on it does not any more."""
+    former_id: int | None = None
+    """The id that the change took from it, if it did."""
 
 
 class Members:

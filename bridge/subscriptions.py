@@ -178,6 +178,9 @@ class Subscriptions:
                 found.get(int(each["id"] or 0)) if each is not None and each.keys() < set(_STREAMED) else update
                 for each, update in zip(texts, updates, strict=True)
             ]
+        for change, update in zip(changes, updates, strict=True):
+            if isinstance(update, Subscription) and (former := _old_id(change, codec)) not in {None, update.id}:
+                update.former_id = former
         return updates
 
     def _read_row(self, row: tuple[Any, ...]) -> Subscription:
@@ -191,6 +194,8 @@ class Subscriptions:
         for update in updates:
             if isinstance(update, Subscription):
                 self._end(update.id)
+                if update.former_id is not None:
+                    self._end(update.former_id)
                 self._put(update)
             elif update.id is not None:
                 self._end(update.id)
@@ -258,13 +263,18 @@ def _texts(change: Change, codec: Codec) -> dict[str, str | None] | None:
 def _removal(change: Change, codec: Codec) -> Update | None:
     if change.kind == TRUNCATE:
         return Removal(None)
-    if change.kind == DELETE and change.old is not None:
-        shape = change.old.shape
-        at = shape.names.index("id")
-        raw = change.old.values[at]
-        assert raw is not None
-        return Removal(int(codec.text(raw, shape.types[at])))
-    return None
+    old_id = _old_id(change, codec) if change.kind == DELETE else None
+    return Removal(old_id) if old_id is not None else None
+
+
+def _old_id(change: Change, codec: Codec) -> int | None:
+    """The id of the row before a change, where the stream tells."""
+    if change.old is None or "id" not in change.old.shape.names:
+        return None
+    shape = change.old.shape
+    at = shape.names.index("id")
+    raw = change.old.values[at]
+    return None if raw is None else int(codec.text(raw, shape.types[at]))
 
 
 def _subscription(row: tuple[Any, ...]) -> Subscription:

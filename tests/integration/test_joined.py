@@ -369,6 +369,8 @@ class Churn:
                 ).fetchone() or ()  # fmt: skip
             case "go":
                 connection.execute("delete from realtime.subscription where id = %s", (choice(self._ids),))
+            case "change" if number(4) == 0:
+                connection.execute("update realtime.subscription set id = default where id = %s", (choice(self._ids),))
             case "change":
                 connection.execute(
                     "update realtime.subscription set claims = %s where id = %s", (self.claims(), choice(self._ids))
@@ -394,7 +396,7 @@ def test_who_is_subscribed_at_a_changes_place_in_the_stream_gets_it(audience: Au
         audience.execute("alter table app.docs replica identity full")
     made = 0
     with audience.judged(leave=bool(seed), few=3 * seed) as both, audience.database.connect() as connection:
-        for _ in range(15):
+        for _ in range(25):
             for _ in range(dice.randrange(1, 30)):
                 with connection.transaction():
                     for _ in range(dice.choice([1, 1, 2, 6])):
@@ -413,6 +415,19 @@ def test_who_is_subscribed_at_a_changes_place_in_the_stream_gets_it(audience: Au
             made += len(events)
     assert made > 20
     assert both.rows > 20
+
+
+def test_a_subscription_that_took_another_id_is_one_still(audience: Audience) -> None:
+    audience.policy(OWNER)
+    for subject in SUBJECTS[:4]:
+        audience.subscribe(sub=subject)
+    with audience.judged() as both:
+        audience.execute("update realtime.subscription set id = default")
+        audience.insert()
+        assert audience.given(both) == audience.shown()
+        audience.execute("delete from realtime.subscription")
+        audience.insert(100)
+        assert audience.events(both) == []
 
 
 # -- names -------------------------------------------------------------------------------------------------------------
