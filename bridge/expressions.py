@@ -117,10 +117,7 @@ def print_expression(node: Node) -> str:
     """The expression's text. Raises NotUnderstood where the text would not be read as this same tree."""
     tree = postgast.parse("SELECT NULL")
     tree.stmts[0].stmt.select_stmt.target_list[0].res_target.val.CopyFrom(node)
-    try:
-        text = postgast.deparse(tree)
-    except Exception as error:
-        raise NotUnderstood("it cannot be printed") from error
+    text = _printed(tree)
     start = "SELECT "
     if not text.startswith(start) or not same(parse_expression(text[len(start) :]), node):
         raise NotUnderstood("it is printed as something else")
@@ -131,13 +128,17 @@ def print_select(node: Node) -> str:
     """A SELECT's text. Raises NotUnderstood where it would not be read as this same tree."""
     tree = postgast.parse("SELECT NULL")
     tree.stmts[0].stmt.CopyFrom(node)
-    try:
-        text = postgast.deparse(tree)
-    except Exception as error:
-        raise NotUnderstood("it cannot be printed") from error
+    text = _printed(tree)
     if not same(parse_select(text), inner(node)):
         raise NotUnderstood("it is printed as something else")
     return text
+
+
+def _printed(tree: Node) -> str:
+    try:
+        return postgast.deparse(tree)
+    except Exception as error:
+        raise NotUnderstood("it cannot be printed") from error
 
 
 def same(one: Node, other: Node) -> bool:

@@ -1,8 +1,8 @@
 """The claims as tables, for joins: what policies ask of a subscriber's claims, evaluated once for each claims value.
 
 A temporary table of the judging session for each role and list of keys (joining.py), filled as subscribers come. Keys
-depend on the claims alone, so their values stay right as long as the policies' functions do. The keys are evaluated as the role, read-only, like policies; only the tables themselves are written as
-the login.
+depend on the claims alone, so their values stay right as long as the policies' functions do. The keys are evaluated as the
+role, read-only, like policies; only the tables themselves are written as the login.
 """
 
 import itertools
