@@ -37,8 +37,8 @@ Headers = dict[str, str]
 class Reader:
     """A connection that reads: closed at the end of its `with` block."""
 
-    def __init__(self, config: KafkaConfig) -> None:
-        """Raises ConfigError. Connects when it is first asked for something."""
+    def __init__(self, config: KafkaConfig, *, follows: bool = False) -> None:
+        """`follows`: it waits for what comes. Raises ConfigError. Connects when it is first asked for something."""
         self._trouble: list[KafkaError] = []
         self.servers = bootstrap_servers(config.client)
         library_log = LibraryLog("reader")
@@ -46,8 +46,8 @@ class Reader:
         self.settings = admin_settings(producer_settings(config.client))
         self._consumer = Consumer(
             {
-                # A look at a few messages need not fetch much more.
-                "fetch.wait.max.ms": 50,
+                # A broker that waits for more at the end of a partition holds up the look at another place.
+                "fetch.wait.max.ms": 500 if follows else 5,
                 "queued.max.messages.kbytes": 16 << 10,
                 **self.settings,
                 "group.id": f"walrus-bridge-{uuid.uuid4()}",  # asked for, and not used: no group is joined
@@ -167,6 +167,10 @@ class KafkaPartition:
         self.low = low
         self.end = end
         """Past the last committed message."""
+
+    def as_of(self, reader: Reader) -> "KafkaPartition":
+        """The same, read by another."""
+        return KafkaPartition(reader, self.topic, self.number, self.low, self.end)
 
     def read(self, start: int) -> Iterator[Message]:
         """Raises SinkUnreachable where the broker falls silent."""

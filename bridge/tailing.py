@@ -29,10 +29,11 @@ class Begin(msgspec.Struct, frozen=True):
 
 def kafka(config: KafkaConfig, names: Sequence[str], wanted: Wanted, begin: Begin, *, follow: bool) -> Iterator[Line]:
     """Of topics; by default those of the wanted tables, or of all. Raises BridgeErrors."""
-    with Reader(config) as reader:
+    with Reader(config, follows=True) as reader:
         names = names or _destinations_of(wanted, _topic_names(config)) or topics_of(config, reader)
         partitions = reader.partitions(names)
-        lines = _lines(tail_sources.from_kafka(reader, _starts(partitions, begin), follow=follow), wanted)
+        starts = _starts(config, partitions, begin)
+        lines = _lines(tail_sources.from_kafka(reader, starts, follow=follow), wanted)
         if begin.from_lsn is None:
             yield from _last(lines, begin.last)
         yield from (each for each in lines if each is not None)
@@ -79,10 +80,13 @@ def _destinations_of(wanted: Wanted, made: Destinations) -> list[str]:
     return [made.of(*table) for table in sorted(wanted.tables)]
 
 
-def _starts(partitions: Sequence[KafkaPartition], begin: Begin) -> list[tuple[KafkaPartition, int]]:
+def _starts(
+    config: KafkaConfig, partitions: Sequence[KafkaPartition], begin: Begin
+) -> list[tuple[KafkaPartition, int]]:
     if begin.from_lsn is None:
         return [(each, max(each.low, each.end - begin.last)) for each in partitions]
-    found = find(partitions, begin.from_lsn, begin.system)
+    with Reader(config) as searching:
+        found = find([each.as_of(searching) for each in partitions], begin.from_lsn, begin.system)
     if any(each.is_oldest for each in found):
         click.echo("older events are not there any more: beginning with the oldest that are left", err=True)
     return [(each, place.offset) for each, place in zip(partitions, found, strict=True)]
