@@ -47,8 +47,11 @@ def rabbitmq(config: RabbitMQConfig, names: Sequence[str], wanted: Wanted, *, ac
         raise click.UsageError("Name exchanges, or tables by --table: RabbitMQ does not tell which there are.")
     if not accept_unparked:
         _check_bound(config, names)
-    click.echo(f"looking on at {', '.join(names)}; Ctrl-C ends it", err=True)
-    yield from (each for each in _lines(tail_sources.from_rabbitmq(config.url, names), wanted) if each is not None)
+    for each in _lines(tail_sources.from_rabbitmq(config.url, names), wanted):
+        if each is None:
+            click.echo(f"looking on at {', '.join(names)}; Ctrl-C ends it", err=True)
+        else:
+            yield each
 
 
 def stdin(wanted: Wanted) -> Iterator[Line]:
