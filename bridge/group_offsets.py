@@ -60,7 +60,7 @@ def plan(
         members = Group(reader, group)
         if apply:
             members.check_empty()  # rather now than after a long search
-        partitions = reader.partitions(dict.fromkeys(topics) or topics_of(config, reader))
+        partitions = reader.partitions(topics or topics_of(config, reader))
         found = find(partitions, lsn, system, scan=scan)
         committed = members.committed((each.topic, each.number) for each in partitions)
         places = []

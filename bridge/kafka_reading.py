@@ -77,7 +77,7 @@ class Reader:
         """Those of these topics. Raises SinkRefused for a topic that is not there."""
         known = self.topics()
         found = []
-        for name in names:
+        for name in dict.fromkeys(names):
             if name not in known:
                 raise SinkRefused(
                     f"there is no topic {name} in Kafka at {self.servers}, or this login may not see it. What to do: correct"
@@ -107,8 +107,9 @@ class Reader:
             error = got.error()
             partition = by_place.get((got.topic() or "", _number(got.partition())))
             if error is not None and error.code() != KafkaError._PARTITION_EOF:
-                if not error.retriable():
-                    raise self._translated(error, f"read {got.topic()}")
+                # librdkafka asks for the group's coordinator by itself, and we want none.
+                if not error.retriable() and error.code() != KafkaError.GROUP_AUTHORIZATION_FAILED:
+                    raise self._translated(error, f"read {got.topic() or 'topics'}")
             elif partition is not None:
                 yield partition if error else Read(partition, got)
 

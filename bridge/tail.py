@@ -5,9 +5,9 @@
 What stdout carries has no headers: then the LSN, the key and the role are a dash.
 """
 
-import json
-from collections.abc import Collection, Mapping
-from typing import Any, Final
+from collections.abc import Mapping
+from collections.abc import Set as AbstractSet
+from typing import Final
 
 import click
 import msgspec
@@ -32,8 +32,8 @@ class Item(msgspec.Struct, frozen=True):
 class Wanted(msgspec.Struct, frozen=True):
     """What is shown; empty: all."""
 
-    tables: Collection[tuple[str, str]] = ()
-    subscriptions: Collection[str] = ()
+    tables: AbstractSet[tuple[str, str]] = frozenset()
+    subscriptions: AbstractSet[str] = frozenset()
 
     def __bool__(self) -> bool:
         return bool(self.tables or self.subscriptions)
@@ -48,65 +48,98 @@ class Line(msgspec.Struct, frozen=True):
     is_event: bool
 
 
+class _Wal(msgspec.Struct):
+    schema: str
+    table: str
+    type: str = "-"
+    commit_timestamp: str = "-"
+    record: msgspec.Raw = msgspec.Raw()
+    old_record: msgspec.Raw = msgspec.Raw()
+
+
+class _Change(msgspec.Struct):
+    type: str = "-"
+    commit_timestamp: str = "-"
+
+
+class _Undecided(msgspec.Struct):
+    subscription_id: str = ""
+
+
+class _DeadLetter(msgspec.Struct):
+    schema: str
+    table: str
+    reason: str = "-"
+    commit_lsn: str = "-"
+    undecided: list[_Undecided] = []
+    undelivered: list[str] = []
+    change: _Change | None = None
+
+
+class _Value(msgspec.Struct):
+    wal: _Wal | None = None
+    dead_letter: _DeadLetter | None = None
+    subscription_ids: list[str] = []
+    errors: list[str] = []
+
+
+_decode = msgspec.json.Decoder(_Value).decode
+
+
 def line(item: Item, wanted: Wanted) -> Line | None:
     """None where it is not wanted."""
     try:
-        value = json.loads(item.value)
-    except ValueError:
-        value = None
-    kind = next(
-        (kind for kind in ("wal", "dead_letter") if isinstance(value, dict) and _is_object(value.get(kind))), None
-    )
-    if kind is None:
+        value = _decode(item.value)
+    except (msgspec.MsgspecError, ValueError, RecursionError):
+        value = _Value()
+    body = value.wal or value.dead_letter
+    if body is None:
         text = click.style(f"no event of a bridge, {len(item.value)} bytes", dim=True)
         return None if wanted else Line((item.sent_ms, ""), text, item.value, is_event=False)
-    body = value[kind]
-    if not _is_wanted(value, body, wanted):
+    if wanted.tables and (body.schema, body.table) not in wanted.tables:
         return None
-    text = _event(item, value, body) if kind == "wal" else _dead_letter(item, body)
+    if wanted.subscriptions and wanted.subscriptions.isdisjoint(_subscriptions(value)):
+        return None
+    text = _event(item, value, body) if isinstance(body, _Wal) else _dead_letter(item, body)
     return Line((item.sent_ms, item.headers.get("id", "")), text, item.value, is_event=True)
 
 
-def _is_wanted(value: Any, body: Any, wanted: Wanted) -> bool:
-    if wanted.tables and (body.get("schema"), body.get("table")) not in wanted.tables:
-        return False
-    if not wanted.subscriptions:
-        return True
-    undecided = [each.get("subscription_id") for each in body.get("undecided") or []]
-    told = {*(value.get("subscription_ids") or []), *undecided, *(body.get("undelivered") or [])}
-    return not told.isdisjoint(wanted.subscriptions)
+def _subscriptions(value: _Value) -> list[str]:
+    """For whom it is, or for whom it is not decided or not delivered."""
+    letter = value.dead_letter
+    missed = [] if letter is None else [*(each.subscription_id for each in letter.undecided), *letter.undelivered]
+    return value.subscription_ids + missed
 
 
-def _event(item: Item, value: Any, body: Any) -> str:
-    count = len(value.get("subscription_ids") or [])
-    record = body.get("record", body.get("old_record"))
-    marks = [f"[{name} {item.headers[name]}]" for name in _MARKS if name in item.headers]
+def _event(item: Item, value: _Value, wal: _Wal) -> str:
+    count = len(value.subscription_ids)
+    record = (bytes(wal.record) or bytes(wal.old_record)).decode()
+    marks = [f"[{name} {item.headers[name]}]".replace(" true]", "]") for name in _MARKS if name in item.headers]
     return " ".join(
         [
-            *_head(item, body),
+            *_head(item, wal, wal.type, wal.commit_timestamp, "-"),
             _plain((item.key or b"-").decode(errors="replace")),
             f"{count} subscription{'' if count == 1 else 's'} as {_plain(item.headers.get('role', '-'))}",
-            _short(record) if record is not None else "-",
-            *(click.style(_plain(each.replace(" true", "")), fg="cyan") for each in marks),
-            *(click.style(_plain(str(error)), fg="red") for error in value.get("errors") or []),
+            _short(record or "-"),
+            *(click.style(_plain(each), fg="cyan") for each in marks),
+            *(click.style(_plain(each), fg="red") for each in value.errors),
         ]
     )
 
 
-def _dead_letter(item: Item, body: Any) -> str:
-    return " ".join([*_head(item, body), click.style("dead letter:", fg="red"), _plain(str(body.get("reason")))])
+def _dead_letter(item: Item, letter: _DeadLetter) -> str:
+    change = letter.change or _Change()
+    head = _head(item, letter, change.type, change.commit_timestamp, letter.commit_lsn)
+    return " ".join([*head, click.style("dead letter:", fg="red"), _plain(letter.reason)])
 
 
-def _head(item: Item, body: Any) -> list[str]:
+def _head(item: Item, body: _Wal | _DeadLetter, kind: str, when: str, lsn: str) -> list[str]:
     """Time, commit LSN, type and table."""
-    change = body.get("change") if _is_object(body.get("change")) else body
-    kind = str(change.get("type") or item.headers.get("type", "-"))
-    when = item.headers.get("commit_timestamp") or change.get("commit_timestamp") or "-"
     return [
-        click.style(_plain(_milliseconds(str(when))), dim=True),
-        _plain(item.headers.get("commit_lsn") or str(body.get("commit_lsn", "-"))),
+        click.style(_plain(_milliseconds(item.headers.get("commit_timestamp", when))), dim=True),
+        _plain(item.headers.get("commit_lsn", lsn)),
         click.style(_plain(kind), fg=_COLOURS.get(kind)),
-        click.style(_plain(f"{body.get('schema')}.{body.get('table')}"), bold=True),
+        click.style(_plain(f"{body.schema}.{body.table}"), bold=True),
     ]
 
 
@@ -115,15 +148,10 @@ def _milliseconds(when: str) -> str:
     return f"{when[:23]}Z" if len(when) > 24 and when.endswith("Z") else when
 
 
-def _short(record: Any) -> str:
-    text = _plain(json.dumps(record, ensure_ascii=False, separators=(",", ":")))
-    return text if len(text) <= _SHOWN_CHARACTERS else text[: _SHOWN_CHARACTERS - 1] + "…"
+def _short(record: str) -> str:
+    return _plain(record if len(record) <= _SHOWN_CHARACTERS else record[: _SHOWN_CHARACTERS - 1] + "…")
 
 
 def _plain(text: str) -> str:
     """Without what a terminal would obey: names and values are other people's."""
     return text if text.isprintable() else "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
-
-
-def _is_object(value: object) -> bool:
-    return isinstance(value, dict)

@@ -25,7 +25,9 @@ def event(*subscriptions: str, errors: tuple[str, ...] = (), **wal: Any) -> byte
         "commit_timestamp": "2026-03-01T10:00:00.123Z",
         **wal,
     }
-    return json.dumps({"wal": body, "subscription_ids": subscriptions, "errors": errors}, ensure_ascii=False).encode()
+    return json.dumps(
+        {"wal": body, "subscription_ids": subscriptions, "errors": errors}, ensure_ascii=False, separators=(",", ":")
+    ).encode()
 
 
 def letter(**more: Any) -> bytes:
@@ -88,6 +90,15 @@ def test_a_dead_letter() -> None:
     assert text(Item({}, letter(change=None))) == "- 0/15E4E50 - public.book dead letter: policy: 22P02: no uuid"
 
 
+def test_numbers_keep_every_digit() -> None:
+    number = "1" * 50 + ".10"
+    shown = text(Item(HEADERS, event(record="N").replace(b'"N"', b'{"n":%s}' % number.encode())))
+    assert shown is not None
+    assert shown.endswith(f'{{"n":{number}}}')
+    huge = event(record="N").replace(b'"N"', b'{"n":%s}' % (b"1" * 10_000))
+    assert "INSERT public.book" in (text(Item(HEADERS, huge)) or "")
+
+
 def test_a_long_record_is_cut() -> None:
     shown = text(Item(HEADERS, event(record={"id": 1, "body": "x" * 10_000})))
     assert shown is not None
@@ -106,7 +117,8 @@ def test_nothing_in_it_reaches_the_terminal_as_an_order() -> None:
 
 
 @pytest.mark.parametrize(
-    "value", [b"", b"hello", b"\xff\x00", b"[1]", b'"wal"', b"{}", b'{"wal": 1}', b'{"dead_letter": null}']
+    "value",
+    [b"", b"hello", b"\xff\x00", b"[1]", b'"wal"', b"{}", b'{"wal": 1}', b'{"dead_letter": null}', b"[" * 100_000],
 )
 def test_what_is_no_event_is_told_so_and_is_not_what_one_asks_for(value: bytes) -> None:
     made = line(Item({}, value), Wanted())
