@@ -22,6 +22,9 @@ def _lsn(_context: click.Context, _option: click.Parameter, value: str | None) -
         raise click.BadParameter(str(error)) from error
 
 
+scan_option = click.option(
+    "--scan", is_flag=True, help="Look for the LSN from the topics' beginning, rather than go by clocks."
+)
 system_option = click.option(
     "--system",
     metavar="ID",
@@ -43,7 +46,7 @@ system_option = click.option(
 )
 @click.option("--apply", is_flag=True, help="Set the group there. It must have no members.")
 @click.option("--forward", is_flag=True, help="With --apply: skip events too, which the group has not read yet.")
-@click.option("--scan", is_flag=True, help="Read the topics from their beginning, rather than go by clocks.")
+@scan_option
 @system_option
 @click.option("--json", "as_json", envvar="WALRUS_BRIDGE_OFFSETS_JSON", is_flag=True, help="Print it as JSON.")
 def offsets(
@@ -114,6 +117,7 @@ def offsets(
     help="Kafka: begin with the last N messages; default: 10. 0: only what comes.",
 )
 @click.option("--no-follow", is_flag=True, help="Kafka: end when all that is there is shown.")
+@scan_option
 @system_option
 @click.option(
     "--accept-unparked",
@@ -129,6 +133,7 @@ def tail(
     from_lsn: int | None,
     last: int | None,
     no_follow: bool,
+    scan: bool,
     system: str | None,
     accept_unparked: bool,
     as_json: bool,
@@ -155,10 +160,18 @@ def tail(
         raise click.UsageError("--from-lsn and --last exclude one another: each says where to begin.")
     sink = None if "-" in names else _config(config).sink
     if sink is not None and sink.kafka is not None:
-        begin = tailing.Begin(from_lsn, 10 if last is None else last, system)
+        begin = tailing.Begin(from_lsn, 10 if last is None else last, system, scan)
         shown = tailing.kafka(sink.kafka, names, wanted, begin, follow=not no_follow)
     else:
-        _refuse({"--from-lsn": from_lsn, "--last": last, "--system": system, "--no-follow": no_follow or None})
+        _refuse(
+            {
+                "--from-lsn": from_lsn,
+                "--last": last,
+                "--system": system,
+                "--no-follow": no_follow or None,
+                "--scan": scan or None,
+            }
+        )
         if sink is not None and sink.rabbitmq is not None:
             shown = tailing.rabbitmq(sink.rabbitmq, names, wanted, accept_unparked=accept_unparked)
         elif any(name != "-" for name in names):

@@ -56,10 +56,12 @@ def plan(
     apply: bool,
 ) -> list[Place]:
     """Find the places, and with `apply` set the group there. Raises BridgeErrors."""
-    with Reader(config) as reader:
-        members = Group(reader, group)
+    with Reader(config) as reader, Group(reader, group) as members:
+        # What is in the way is told now, rather than after a long search.
         if apply:
-            members.check_empty()  # rather now than after a long search
+            members.check_empty()
+        else:
+            members.members()
         partitions = reader.partitions(topics or topics_of(config, reader))
         found = find(partitions, lsn, system, scan=scan)
         committed = members.committed((each.topic, each.number) for each in partitions)

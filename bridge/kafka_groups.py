@@ -1,39 +1,62 @@
 """A consumer group of Kafka: where it is, who is in it, and setting it elsewhere."""
 
-from collections.abc import Iterable, Mapping
-from typing import Any, Final
+import time
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Final, Self, TypeVar
 
-from confluent_kafka import ConsumerGroupTopicPartitions, KafkaError, KafkaException, TopicPartition
+from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient
 
 from bridge.errors import SinkRefused
 from bridge.kafka_reading import ANSWER_SECONDS, Reader
 from bridge.sinks.kafka_log import LibraryLog
 
+T = TypeVar("T")
 Place = tuple[str, int]
 """Topic and partition."""
 
 _MEMBERS_SHOWN: Final = 5
-_OCCUPIED: Final = {KafkaError.UNKNOWN_MEMBER_ID, KafkaError.NON_EMPTY_GROUP, KafkaError.REBALANCE_IN_PROGRESS}
+_AGAIN_SECONDS: Final = 0.2
+_OCCUPIED: Final = {
+    KafkaError.UNKNOWN_MEMBER_ID,
+    KafkaError.ILLEGAL_GENERATION,
+    KafkaError.NON_EMPTY_GROUP,
+    KafkaError.REBALANCE_IN_PROGRESS,
+}
 """What a broker says when offsets are set of a group that has members."""
+_PASSING: Final = {
+    KafkaError.COORDINATOR_LOAD_IN_PROGRESS,
+    KafkaError.COORDINATOR_NOT_AVAILABLE,
+    KafkaError.NOT_COORDINATOR,
+}
+"""A broker that has just begun to look after the group."""
 
 
 class Group:
+    """Offsets are read and set by a consumer that is of the group, but never joins it: the library's admin client crashes
+    where the broker does not look after the group yet (librdkafka 2.16, ListConsumerGroupOffsets)."""
+
     def __init__(self, reader: Reader, name: str) -> None:
         """Over the connection settings of `reader`, which also translates errors."""
         self._reader = reader
         self._name = name
-        library_log: Any = LibraryLog("admin")
+        library_log: Any = LibraryLog("group")
         library_log.is_quiet = True
+        own = {"group.id": name, "enable.auto.commit": False, "log_level": 5, "logger": library_log}
+        self._consumer = Consumer({**reader.settings, **own})
         self._admin = AdminClient({"log_level": 5} | reader.settings | {"logger": library_log})
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._consumer.close()
 
     def committed(self, places: Iterable[Place]) -> dict[Place, int]:
         """The group's offsets, of those partitions that it has one for."""
         wanted = [TopicPartition(*place) for place in places]
         with self._reader.errors(f"tell the offsets of group {self._name}"):
-            request = [ConsumerGroupTopicPartitions(self._name, wanted)]
-            answer = self._admin.list_consumer_group_offsets(request, request_timeout=ANSWER_SECONDS)
-            found = answer[self._name].result().topic_partitions or []
+            found = self._patiently(lambda: self._consumer.committed(wanted, timeout=ANSWER_SECONDS))
             for each in found:
                 if each.error is not None:
                     raise KafkaException(each.error)
@@ -41,10 +64,14 @@ class Group:
 
     def members(self) -> list[str]:
         """Those that are in the group now, as an operator would know them."""
+
+        def describe() -> Any:
+            answer = self._admin.describe_consumer_groups([self._name], request_timeout=ANSWER_SECONDS)
+            return answer[self._name].result()
+
         with self._reader.errors(f"tell who is in group {self._name}"):
             try:
-                answer = self._admin.describe_consumer_groups([self._name], request_timeout=ANSWER_SECONDS)
-                described = answer[self._name].result()
+                described = self._patiently(describe)
             except KafkaException as error:
                 if error.args[0].code() == KafkaError.GROUP_ID_NOT_FOUND:
                     return []
@@ -61,13 +88,15 @@ class Group:
         self.check_empty()
         wanted = [TopicPartition(*place, offset) for place, offset in offsets.items()]
         with self._reader.errors(f"set the offsets of group {self._name}"):
-            request = [ConsumerGroupTopicPartitions(self._name, wanted)]
-            answer = self._admin.alter_consumer_group_offsets(request, request_timeout=ANSWER_SECONDS)
-            for each in answer[self._name].result().topic_partitions or []:
-                if each.error is not None and each.error.code() in _OCCUPIED:
-                    raise self._occupied(self.members())
-                if each.error is not None:
-                    raise KafkaException(each.error)
+            try:
+                done = self._patiently(lambda: self._consumer.commit(offsets=wanted, asynchronous=False))
+                errors = [each.error for each in done or [] if each.error is not None]
+            except KafkaException as error:
+                errors = [error.args[0]]
+            if any(each.code() in _OCCUPIED for each in errors):
+                raise self._occupied(self.members())
+            if errors:
+                raise KafkaException(errors[0])
         found = self.committed(offsets)
         wrong = [place for place, offset in offsets.items() if found.get(place) != offset]
         if wrong:
@@ -79,9 +108,20 @@ class Group:
             )
 
     def _occupied(self, members: list[str]) -> SinkRefused:
-        shown = ", ".join(members[:_MEMBERS_SHOWN])
+        shown = ", ".join(members[:_MEMBERS_SHOWN]) or "which have just left"
         more = f" and {len(members) - _MEMBERS_SHOWN} more" if len(members) > _MEMBERS_SHOWN else ""
         return SinkRefused(
             f"group {self._name} has members: {shown}{more}. Kafka does not let it be set while it has any. Nothing is changed."
             " What to do: stop these consumers, then do it again (one that was killed leaves after its session.timeout.ms)"
         )
+
+    def _patiently(self, ask: Callable[[], T]) -> T:
+        """Again and again while the broker has just begun to look after the group."""
+        end = time.monotonic() + ANSWER_SECONDS
+        while True:
+            try:
+                return ask()
+            except KafkaException as error:
+                if error.args[0].code() not in _PASSING or time.monotonic() > end:
+                    raise
+                time.sleep(_AGAIN_SECONDS)

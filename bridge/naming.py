@@ -84,7 +84,7 @@ class Destinations:
         """Whether a destination of this name is, or may be, a table's."""
         if name in self._overrides.values():
             return True
-        if name == self.dead_letters or name.startswith(self.positions("")):
+        if name == self.dead_letters:
             return False
         parts = string.Formatter().parse(self._template)
         pattern = "".join(

@@ -25,6 +25,7 @@ class Begin(msgspec.Struct, frozen=True):
     from_lsn: int | None
     last: int
     system: str | None
+    scan: bool
 
 
 def kafka(config: KafkaConfig, names: Sequence[str], wanted: Wanted, begin: Begin, *, follow: bool) -> Iterator[Line]:
@@ -89,7 +90,7 @@ def _starts(
     if begin.from_lsn is None:
         return [(each, max(each.low, each.end - begin.last)) for each in partitions]
     with Reader(config) as searching:
-        found = find([each.as_of(searching) for each in partitions], begin.from_lsn, begin.system)
+        found = find([each.as_of(searching) for each in partitions], begin.from_lsn, begin.system, scan=begin.scan)
     if any(each.is_oldest for each in found):
         click.echo("older events are not there any more: beginning with the oldest that are left", err=True)
     return [(each, place.offset) for each, place in zip(partitions, found, strict=True)]

@@ -1,6 +1,7 @@
 """`walrus-bridge offsets`: a consumer group goes to an LSN, on real topics."""
 
 import json
+import random
 from collections import Counter
 from collections.abc import Callable
 from typing import Any
@@ -11,6 +12,7 @@ from confluent_kafka import TopicPartition
 from bridge.config import Kafka as KafkaConfig
 from bridge.errors import Exit
 from bridge.group_offsets import Place, plan
+from bridge.kafka_reading import Reader
 from bridge.lsn import format_lsn, parse_lsn
 from tests.acceptance.topics import (
     a_group,
@@ -261,8 +263,9 @@ def test_what_was_deleted_is_told(kafka: Kafka, prefix: str, offsets: Command) -
     assert "oldest that is left" not in offsets("--group", a_group(), "--lsn", "0/40").stdout
 
 
-def test_replays_retries_and_a_new_timeline(kafka: Kafka, prefix: str) -> None:
-    topic = make(kafka, f"{prefix}public.book")
+@pytest.mark.parametrize("stamped", ["CreateTime", "LogAppendTime"])
+def test_replays_retries_and_a_new_timeline(kafka: Kafka, prefix: str, stamped: str) -> None:
+    topic = make(kafka, f"{prefix}public.book", message_timestamp_type=stamped)
     write(kafka, topic, ["0/10", "0/20", "0/30", "0/40"])
     write(kafka, topic, ["0/10", "0/20"], replayed="true")
     write(kafka, topic, ["0/25"], suffix="/retry-0a1b2c3d")
@@ -270,6 +273,22 @@ def test_replays_retries_and_a_new_timeline(kafka: Kafka, prefix: str) -> None:
     for lsn, offset in (("0/10", 0), ("0/21", 2), ("0/35", 3), ("0/40", 3), ("0/41", 8), ("0/46", 9)):
         assert at(kafka, prefix, topic, lsn)[0].found.offset == offset
         assert at(kafka, prefix, topic, lsn, scan=True)[0].found.offset == offset
+
+
+def test_kafka_tells_the_first_offset_of_a_time_whatever_the_order_of_the_times(kafka: Kafka, prefix: str) -> None:
+    """What the search rests on."""
+    topic = make(kafka, f"{prefix}public.book", segment_ms="1")  # each batch has a segment of its own
+    times = [random.Random(7).randrange(1, 10_000) * 1000 + 1_700_000_000_000 for _ in range(400)]
+    with producing(kafka) as producer:
+        for number, ms in enumerate(times):
+            producer.produce(topic, b"{}", partition=0, timestamp=ms)
+            if number % 23 == 0:
+                producer.flush(20)
+    with Reader(KafkaConfig(client={"bootstrap.servers": kafka.servers})) as reader:
+        (partition,) = reader.partitions([topic])
+        for asked in [*times, 0, *(ms + 1 for ms in times)]:
+            right = next((offset for offset, ms in enumerate(times) if ms >= asked), 400)
+            assert partition.sent_since(asked) == right
 
 
 def test_another_server_is_asked_about(kafka: Kafka, prefix: str, offsets: Command) -> None:
