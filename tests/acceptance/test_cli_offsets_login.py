@@ -58,14 +58,15 @@ def test_the_rights_that_a_login_needs_are_named_one_after_the_other(
     def offsets(*arguments: str) -> Done:
         return walrus_bridge("offsets", "--config", path, "--group", group, "--lsn", "0/20", *arguments)
 
+    assert walrus_bridge("tail", "--config", path).status == Exit.SINK_REFUSED
+    offsets().refused(Exit.SINK_REFUSED, "Read and Describe on the group")
+    allow_group(asking, group, AclOperation.DESCRIBE)
     offsets().refused(Exit.SINK_REFUSED, "may see none")
     offsets("--topic", topic).refused(Exit.SINK_REFUSED, topic, "grant the login Describe")
     asking.allow(prefix, AclOperation.DESCRIBE)
     offsets().refused(Exit.SINK_REFUSED, "Read and Describe on the topics")
     asking.allow(prefix, AclOperation.READ)
-    offsets().refused(Exit.SINK_REFUSED, "Read and Describe on the group")
     assert walrus_bridge("tail", "--config", path, "--no-follow").status == Exit.OK  # which uses no group
-    allow_group(asking, group, AclOperation.DESCRIBE)
     assert offsets().status == Exit.OK
     offsets("--apply").refused(Exit.SINK_REFUSED, "Read and Describe on the group")
     allow_group(asking, group, AclOperation.READ)
