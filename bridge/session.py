@@ -30,10 +30,10 @@ from bridge.policy_facts import PolicyFacts
 from bridge.publication import require as require_publication
 from bridge.replication import ReplicationStream
 from bridge.rls import SETTINGS as JUDGING_SETTINGS
-from bridge.rls import Judge, Outdated, begin_judging
+from bridge.rls import Judge, Outdated, take_snapshot
 from bridge.securing import Securing
 from bridge.slot import Slot, create, find, problem
-from bridge.sql import APPLICATION_NAME, connect, translate
+from bridge.sql import APPLICATION_NAME, Connection, connect, translate
 from bridge.subscriptions import Subscriptions
 from bridge.tally import Tally
 from bridge.valuemaker import ValueMaker
@@ -46,6 +46,9 @@ log = structlog.get_logger()
 
 LOGGED_TABLES = 20
 """How many subscribed tables the log names at the start."""
+
+
+Decoder = Wal2JsonDecoder | PgOutputDecoder
 
 
 class SourceSettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -95,8 +98,8 @@ class Session:
                 catalog,
                 Filtering(Comparer(self.connection), codec),
                 Securing(
-                    Judge(self._judging_connection, catalog.export, tally),
-                    JoinedJudge(self._judging_connection, catalog.export, PolicyFacts(self.connection), tally),
+                    Judge(self._judging_connection, catalog, tally),
+                    JoinedJudge(self._judging_connection, catalog, PolicyFacts(catalog), tally),
                     codec,
                     current=settings.judge == "current",
                     lossy=lossy,
@@ -111,7 +114,7 @@ class Session:
             wait=wait,
         )
         self._streams = streams(settings.include, settings.exclude)
-        self._decoder: Wal2JsonDecoder | PgOutputDecoder = Wal2JsonDecoder() if lossy else PgOutputDecoder()
+        self._decoder = make_decoder(settings)
 
     def check_server(self) -> None:
         """What must hold before anything moves. Raises SourceRefused with what to do."""
@@ -147,7 +150,7 @@ class Session:
                 self.connection.execute("set transaction isolation level repeatable read, read only")
                 row = self.connection.execute("select pg_export_snapshot()").fetchone()
                 assert row is not None
-                begin_judging(self._judging_connection, row[0])
+                take_snapshot(self._judging_connection, row[0])
                 self._judging_connection.execute("rollback")
         except Outdated as error:
             raise SourceRefused(
@@ -203,16 +206,7 @@ class Session:
     def start(self, lsn: int) -> None:
         """Begin streaming."""
         settings = self._settings
-        version = self.connection.info.server_version
-        if settings.plugin == "wal2json":
-            options = wal2json_options(settings.include, settings.exclude)
-        else:
-            assert settings.publication is not None
-            try:
-                require_publication(self.connection, settings.publication, list(self.subscriptions.entities()))
-            except psycopg.Error as error:
-                raise translate(error, f"reading publication {settings.publication}") from error
-            options = pgoutput_options(settings.publication, version)
+        options = start_options(settings, self.connection, list(self.subscriptions.entities()))
         self.stream.start(settings.slot, lsn, options)
         log.info(
             "streaming",
@@ -250,6 +244,23 @@ class Session:
     def close(self) -> None:
         """End the stream so that the last status arrives, then the other connections."""
         self._stack.close()
+
+
+def make_decoder(settings: SourceSettings) -> Decoder:
+    return Wal2JsonDecoder() if settings.plugin == "wal2json" else PgOutputDecoder()
+
+
+def start_options(settings: SourceSettings, connection: Connection, subscribed: list[int]) -> dict[str, str]:
+    """START_REPLICATION's options. With pgoutput, raises SourceRefused where the publication lacks a table of `subscribed`
+    (OIDs), or does not tell of the subscriptions."""
+    if settings.plugin == "wal2json":
+        return wal2json_options(settings.include, settings.exclude)
+    assert settings.publication is not None
+    try:
+        require_publication(connection, settings.publication, subscribed)
+    except psycopg.Error as error:
+        raise translate(error, f"reading publication {settings.publication}") from error
+    return pgoutput_options(settings.publication, connection.info.server_version)
 
 
 def same_server(before: Identity, now: Identity) -> None:
