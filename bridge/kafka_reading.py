@@ -230,13 +230,17 @@ def stamp(headers: Headers, sent_ms: int) -> Stamp | None:
     return Stamp(commit_lsn, found[1], int(committed_at.timestamp() * 1000), sent_ms, again)
 
 
+def topic_names(config: KafkaConfig) -> Destinations:
+    return Destinations("sink.kafka.topic", config.topic, config.prefix, config.topics, kafka=True)
+
+
 def topics_of(config: KafkaConfig, reader: Reader) -> list[str]:
     """The topics that are there and are, by their names, those of tables of this configuration.
 
     Raises SinkRefused where there is none.
     """
-    destinations = Destinations("sink.kafka.topic", config.topic, config.prefix, config.topics, kafka=True)
-    found = [name for name in reader.topics() if destinations.may_be_a_tables(name)]
+    names = topic_names(config)
+    found = [name for name in reader.topics() if names.may_be_a_tables(name)]
     if not found:
         raise SinkRefused(
             f"Kafka at {reader.servers} has no topic of a table, by sink.kafka.topic ({config.topic}, with the prefix"

@@ -10,7 +10,7 @@ from bridge import tail_sources
 from bridge.config import Kafka as KafkaConfig
 from bridge.config import RabbitMQ as RabbitMQConfig
 from bridge.errors import ConfigError
-from bridge.kafka_reading import KafkaPartition, Reader, topics_of
+from bridge.kafka_reading import KafkaPartition, Reader, topic_names, topics_of
 from bridge.naming import Destinations
 from bridge.offsets import find
 from bridge.tail import Item, Line, Wanted, line
@@ -31,7 +31,7 @@ class Begin(msgspec.Struct, frozen=True):
 def kafka(config: KafkaConfig, names: Sequence[str], wanted: Wanted, begin: Begin, *, follow: bool) -> Iterator[Line]:
     """Of topics; by default those of the wanted tables, or of all. Raises BridgeErrors."""
     with Reader(config, follows=True) as reader:
-        names = names or _destinations_of(wanted, _topic_names(config)) or topics_of(config, reader)
+        names = names or _destinations_of(wanted, topic_names(config)) or topics_of(config, reader)
         partitions = reader.partitions(names)
         starts = _starts(config, partitions, begin)
         lines = _lines(tail_sources.from_kafka(reader, starts, follow=follow), wanted)
@@ -70,14 +70,10 @@ def _check_bound(config: RabbitMQConfig, exchanges: Iterable[str]) -> None:
         if exchange not in bound:
             raise ConfigError(
                 f"while one looks on at exchange {exchange}, RabbitMQ takes every event for routed: what no other queue is"
-                f" bound for is shown, and lost, where it would be parked (sink.rabbitmq.unroutable: {config.unroutable})."
+                f" bound for is shown, and lost, in spite of sink.rabbitmq.unroutable: {config.unroutable}."
                 f" What to do: where consumers' queues are bound for all of it, --accept-unparked; this is not asked where"
                 f' sink.rabbitmq.queues binds a queue to it with "{_EVERYTHING}"'
             )
-
-
-def _topic_names(config: KafkaConfig) -> Destinations:
-    return Destinations("sink.kafka.topic", config.topic, config.prefix, config.topics, kafka=True)
 
 
 def _destinations_of(wanted: Wanted, made: Destinations) -> list[str]:

@@ -276,7 +276,7 @@ def test_what_would_be_parked_is_not_taken_unasked(
         channel.exchange_declare(exchange, "topic", durable=True)
         parking = config_file(rabbit_config(rabbitmq, prefix))
         walrus_bridge("tail", "--config", parking, exchange).refused(
-            Exit.CONFIG, "parked", "--accept-unparked", exchange
+            Exit.CONFIG, "unroutable: park", "--accept-unparked", exchange
         )
         assert bindings(rabbitmq, exchange) == []
 
