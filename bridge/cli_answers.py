@@ -13,12 +13,19 @@ from bridge.cli_target import config_of, target
 from bridge.errors import Transient
 
 
+def _period(_context: click.Context, _parameter: click.Parameter, seconds: float | None) -> float | None:
+    if seconds is not None and not 0.1 <= seconds <= 86400:
+        raise click.BadParameter("expected a number of seconds from 0.1 to 86400")
+    return seconds
+
+
 @click.command()
 @target(slot=True)
 @click.option("--json", "as_json", envvar="WALRUS_BRIDGE_STATUS_JSON", is_flag=True, help="Print it as JSON.")
 @click.option(
     "--watch",
-    type=click.FloatRange(0.1, 86400),
+    type=float,
+    callback=_period,
     is_flag=False,
     flag_value=2.0,
     metavar="[SECONDS]",

@@ -18,7 +18,7 @@ MARK_SECONDS: Final = 0.25
 FRESH_SECONDS: Final = 10.0
 """So long the last look at the end of the WAL says that there is nothing more."""
 _MANY: Final = 512
-"""With more marks than this every second one is forgotten."""
+"""With more looks than this every second one is forgotten, and from then on fewer are kept."""
 
 
 class Lag:
@@ -33,15 +33,21 @@ class Lag:
         self._marked_at = 0.0
         self._looks: deque[tuple[int, float]] = deque()
         """(end of WAL, the server's time) of looks whose position is not confirmed yet."""
+        self._apart = 0.0
+        """So many seconds are between two of them."""
         self._commits: deque[tuple[int, float]] = deque()
         """(commit LSN, commit time) of transactions that are not confirmed yet."""
 
     def looked(self, wal_end: int, server_seconds: float, now: float) -> None:
         """The end of the server's WAL, and its clock; `now` is time.monotonic()."""
         self.wal_end, self._clock, self._looked_at = wal_end, server_seconds - now, now
-        self._looks.append((wal_end, server_seconds))
+        if not self._looks:
+            self._apart = 0.0
+        if not self._looks or server_seconds - self._looks[-1][1] >= self._apart:
+            self._looks.append((wal_end, server_seconds))
         if len(self._looks) > _MANY:
             self._looks = deque(list(self._looks)[::2])
+            self._apart = 2 * (self._apart or MARK_SECONDS)
 
     def read(self, messages: Sequence[Message], now: float) -> None:
         """A batch of the stream's messages: when the transaction of the last one was committed."""

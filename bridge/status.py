@@ -10,7 +10,6 @@ import msgspec
 import psycopg
 
 from bridge import live, status_facts
-from bridge.catalog import SETTINGS as CATALOG_SETTINGS
 from bridge.config import Config
 from bridge.live import Live, NotReachable
 from bridge.sql import Connection, connect, translate
@@ -67,7 +66,7 @@ class Source:
         """Raises SourceUnreachable, SourceRefused."""
         source = self._config.source
         if self._connection is None or self._connection.closed:
-            self._connection = connect(source.connection, CATALOG_SETTINGS)
+            self._connection = connect(source.connection, status_facts.SETTINGS)
         try:
             facts = status_facts.read(self._connection, source.slot, source.plugin)
         except psycopg.Error as error:

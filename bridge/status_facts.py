@@ -3,7 +3,9 @@
 from typing import Any
 
 import msgspec
+import psycopg
 
+from bridge.catalog import SETTINGS as CATALOG_SETTINGS
 from bridge.catalog import Catalog
 from bridge.errors import SlotActive
 from bridge.joined import JOIN_FROM
@@ -54,6 +56,10 @@ left join pg_roles q on q.rolname = case when k.claimed like '"%%'
   then replace(substr(k.claimed, 2, greatest(length(k.claimed) - 2, 0)), '""', '"') else lower(k.claimed collate "C") end
 order by 2, 3, 5, 6
 """
+
+
+SETTINGS = CATALOG_SETTINGS | {"lock_timeout": "1s"}
+"""What the session needs besides FIXED_SETTINGS."""
 
 
 class SlotFacts(msgspec.Struct, frozen=True):
@@ -130,8 +136,7 @@ class DatabaseFacts(msgspec.Struct, frozen=True):
 
 def read(connection: Connection, slot: str, plugin: str) -> DatabaseFacts:
     """All in one snapshot but for the slots, which have none. Raises psycopg.Error."""
-    catalog = Catalog(connection)
-    catalog.begin()
+    connection.execute("begin isolation level repeatable read, read only")
     try:
         version, database, in_recovery, at = _row(connection, _SERVER)
         return DatabaseFacts(
@@ -143,11 +148,11 @@ def read(connection: Connection, slot: str, plugin: str) -> DatabaseFacts:
             _slot_problem(connection, slot, plugin),
             _known(connection, slot),
             slot_facts(connection, f"{slot}_replay"),
-            _subscribers(connection, catalog),
+            _subscribers(connection),
         )
     finally:
         if not connection.closed:
-            catalog.end()
+            connection.execute("rollback")
 
 
 def slot_facts(connection: Connection, name: str) -> SlotFacts | None:
@@ -193,11 +198,17 @@ def _known(connection: Connection, slot: str) -> Known | None:
     return Known(*row) if row else None
 
 
-def _subscribers(connection: Connection, catalog: Catalog) -> list[Subscribers]:
+def _subscribers(connection: Connection) -> list[Subscribers]:
+    """The last to be asked for: where a lock is in the way, the transaction is over."""
     if _row(connection, "select to_regclass('realtime.subscription') is null")[0]:
         return []
     rows = connection.execute(_SUBSCRIPTIONS).fetchall()
-    rights = catalog.rights(list(dict.fromkeys((row[0], row[3]) for row in rows)))
+    try:
+        rights = Catalog(connection).rights(list(dict.fromkeys((row[0], row[3]) for row in rows)))
+    except psycopg.errors.LockNotAvailable:
+        # PostgreSQL prints no policy that reads a locked table.
+        why = "unknown", "a table or one that its policies read is locked"
+        return [Subscribers(row[1], row[2], row[4] or row[5] or "", row[6], row[7], *why) for row in rows]
     return [
         Subscribers(
             schema, table, role or claimed or "", number, claims, *_judged(schema, rights.get((oid, role_oid)), claims)

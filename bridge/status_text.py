@@ -16,8 +16,10 @@ _JUDGED: Final = {
     "nobody": "no policy lets this role see anything",
     "no_role": "no such role: gets nothing",
     "no_table": "the table is gone",
-    "unknown": "not known: only the bridge is, once it has judged (or `walrus-bridge explain`)",
+    "unknown": "not known",
 }
+
+_ASK: Final = ": the bridge tells once it has judged; see `walrus-bridge explain`"
 
 
 def screen(status: Status) -> str:
@@ -108,13 +110,14 @@ def _subscribers(subscribers: Sequence[Subscribers]) -> Iterator[str]:
     rows = [("table", "role", "subscriptions", "claims", "judged")]
     for each in subscribers[:MANY]:
         how = _JUDGED.get(each.judged, each.judged)
+        reason = f": {each.reason}" if each.reason else _ASK if each.judged == "unknown" else ""
         rows.append(
             (
                 "-" if each.table is None else f"{each.schema}.{each.table}",
                 each.role or "-",
                 f"{each.subscriptions:,}",
                 f"{each.claims:,}",
-                how if each.reason is None else f"{how}: {each.reason}",
+                f"{how}{reason}",
             )
         )
     widths = [max(len(row[index]) for row in rows) for index in range(4)]

@@ -76,7 +76,9 @@ def test_they_are_read_when_they_are_asked_for(health: Health) -> None:
 
 
 def test_before_it_has_streamed_there_is_no_position() -> None:
-    assert not {"confirmed_lsn", "received_lsn", "lag_bytes", "lag_seconds", "progress_age_seconds"} & set(names(Health()))
+    assert not {"confirmed_lsn", "received_lsn", "lag_bytes", "lag_seconds", "progress_age_seconds"} & set(
+        names(Health())
+    )
 
 
 def test_progress_is_a_position_that_moves_or_nothing_left_to_confirm() -> None:
