@@ -11,6 +11,7 @@ import msgspec
 
 from bridge.cli_target import config_of, target
 from bridge.errors import Transient
+from bridge.lsn import format_lsn, parse_lsn
 
 
 def _period(_context: click.Context, _parameter: click.Parameter, seconds: float | None) -> float | None:
@@ -73,3 +74,63 @@ def _watch(ask: Callable[[], str], seconds: float, *, as_json: bool) -> None:
         if not as_json:
             click.clear()  # nothing where the output is no terminal
         click.echo(text if as_json or sys.stdout.isatty() else f"\n{text}")
+
+
+@click.command()
+@target(slot=True)
+@click.argument("what", metavar="EVENT_ID|SCHEMA.TABLE")
+@click.argument("key", nargs=-1, metavar="[KEY]...")
+@click.option("--subscription", metavar="UUID", help="Explain this one: why did it get the change, or not?")
+@click.option("--lsn", metavar="LSN", help="Of a row's changes the one with this LSN, its own or its commit's; default: the last.")
+@click.option("--json", "as_json", envvar="WALRUS_BRIDGE_TRACE_JSON", is_flag=True, help="Print it as JSON.")
+def trace(
+    config: Path | None,
+    connection: str,
+    slot: str,
+    what: str,
+    key: tuple[str, ...],
+    subscription: str | None,
+    lsn: str | None,
+    as_json: bool,
+) -> None:
+    """Tell for one row what happened: which change, whom it reaches, and which filters and policies let it through or not.
+
+    Asks for an event by its id, or for a row by its table and primary key. Reads the change from the WAL by a temporary
+    copy of the slot, beside the running bridge; moves nothing. Subscriptions, rights and policies are as they are now. Of
+    a row it prints the key and what filters compare, of claims the role and `sub`.
+
+    \b
+    Examples:
+      walrus-bridge trace public.book 1 --config bridge.yaml
+      walrus-bridge trace public.page book=1 number=7 --subscription 2f6ab6a0-26f5-4d39-8a5a-2f9bb4b63a8c
+      walrus-bridge trace 7409…-1/00000000015E4E50/00000000015E4DD0/00000000/public.book/authenticated
+    """
+    from bridge.settings import source_settings
+    from bridge.trace import trace as traced
+    from bridge.trace_text import text
+
+    at = None if lsn is None else _lsn(lsn)
+    clearing = sys.stderr.isatty()
+
+    def progress(reached: int) -> None:
+        if clearing:
+            click.echo(f"\rreading the WAL that is kept: {format_lsn(reached)}", err=True, nl=False)
+
+    found = traced(
+        source_settings(config_of(config, connection, slot)),
+        what,
+        key,
+        at=at,
+        subscription_id=None if subscription is None else subscription.lower(),
+        progress=progress,
+    )
+    if clearing:
+        click.echo("\r\033[K", err=True, nl=False)
+    click.echo(msgspec.json.format(msgspec.json.encode(found), indent=2) if as_json else text(found))
+
+
+def _lsn(value: str) -> int:
+    try:
+        return parse_lsn(value)
+    except ValueError as error:
+        raise click.BadParameter(str(error), param_hint="--lsn") from error

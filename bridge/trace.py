@@ -1,0 +1,341 @@
+"""`walrus-bridge trace`: for one row, what happened? Which change, whom it reaches, and what lets it through or not.
+
+The change is read from the WAL by a temporary copy of a slot (past.py): nothing moves. Where it is not kept any more, the
+row as it is now is judged instead.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Final
+
+import msgspec
+import psycopg
+from psycopg import sql
+
+from bridge.catalog import Catalog
+from bridge.change import UPDATE, Change, Row, Shape, Transaction
+from bridge.errors import NotKept, SlotError, SourceRefused
+from bridge.judged import cells
+from bridge.lsn import format_lsn
+from bridge.past import Past, open_past
+from bridge.patterns import parse_pattern, streams
+from bridge.replication import ReplicationStream
+from bridge.session import SourceSettings
+from bridge.sql import Connection, connect, first_line, quoted, translate
+from bridge.table import Table
+from bridge.trace_facts import ChangeFacts, Trace
+from bridge.trace_judge import Answer, TraceJudge, trace_judge
+from bridge.trace_target import EventId, parse_event_id, parse_key
+from bridge.values import Codec
+from bridge.writer import EventWriter
+
+LISTED: Final = 10
+"""So many of a row's changes are told of, the latest."""
+
+_AS_OF_NOW = "subscriptions, rights and policies are as they are now, which may differ from when the bridge judged it"
+
+# The table itself and its partitions.
+_NAMES = """
+select s.nspname, c.relname from pg_class c join pg_namespace s on s.oid = c.relnamespace
+where c.oid = %(oid)s or c.oid in (select relid from pg_partition_tree(%(oid)s::oid))
+"""
+
+_TYPES = """
+select a.attname, format_type(a.atttypid, a.atttypmod) from pg_attribute a
+where a.attrelid = %s and a.attname = any (%s)
+"""
+
+_NOW = """
+select to_char(now() at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'),
+  (pg_snapshot_xmin(pg_current_snapshot())::text::numeric % 4294967296)::int8
+"""
+
+
+class Found(msgspec.Struct, frozen=True):
+    """A change, as one of the table that is asked about."""
+
+    change: Change
+    oid: int
+
+
+Progress = Callable[[int], None]
+"""Called now and then with the LSN that has been read."""
+
+
+def trace(
+    settings: SourceSettings,
+    target: str,
+    key: Sequence[str],
+    *,
+    at: int | None = None,
+    subscription_id: str | None = None,
+    progress: Progress = lambda _: None,
+) -> Trace:
+    """`at`: of a row's changes the one with this LSN, its own or its commit's; None: the last.
+
+    Raises BadTarget, NotKept, SlotError, SourceRefused, SourceUnreachable.
+    """
+    event = parse_event_id(target) if not key else None
+    with trace_judge(settings) as (judge, source):
+        try:
+            if event is not None:
+                return _of_event(settings, judge, source, event, subscription_id)
+            return _of_row(settings, judge, source, target, key, at, subscription_id, progress)
+        except psycopg.Error as error:
+            raise translate(error, "tracing") from error
+
+
+# -- an event ----------------------------------------------------------------------------------------------------------
+
+
+def _of_event(
+    settings: SourceSettings, judge: TraceJudge, source: Connection, event: EventId, subscription_id: str | None
+) -> Trace:
+    name = f"{event.schema}.{event.table}"
+    try:
+        change, writer = _read_event(settings, event)
+    except NotKept as error:
+        raise NotKept(f"{error}; `walrus-bridge trace {name} KEY` judges the row as it is now") from error
+    oid = _oid_of(judge.catalog, change, event)
+    if oid is None:
+        raise SourceRefused(
+            f"the change was one of {name}, which has been dropped or renamed since, so nothing more can be told"
+        )
+    answer = _answered(judge, source, change, oid, subscription_id)
+    table = answer.table
+    facts = change_facts(change, table, judge.codec, writer.change_id(change, table.schema, table.name))
+    return Trace(facts, True, [], answer.reasons, answer.details, [_AS_OF_NOW, *answer.notes])
+
+
+def _read_event(settings: SourceSettings, event: EventId) -> tuple[Change, EventWriter]:
+    with connect(settings.connection, {"search_path": ""}) as connection:
+        stream = ReplicationStream(settings.connection)
+        try:
+            identity = stream.identify()
+            if identity.system_identifier != event.system_identifier:
+                raise SourceRefused(
+                    f"the event is of the server {event.system_identifier}, and this is {identity.system_identifier}. What"
+                    " to do: give the configuration of the bridge that sent it"
+                )
+            if identity.timeline_of(event.commit_lsn) != event.timeline:
+                raise SourceRefused(
+                    f"the event is of timeline {event.timeline}, and {format_lsn(event.commit_lsn)} is on"
+                    f" {identity.timeline_of(event.commit_lsn)} here: that transaction was lost in a failover"
+                )
+            past = Past(settings, connection, stream, event.commit_lsn, event.commit_lsn)
+            for message in past.messages():
+                if isinstance(message, Change) and (message.lsn, message.seq) == (event.lsn, event.seq):
+                    return message, EventWriter(identity)
+        finally:
+            stream.abandon()
+    raise SourceRefused(
+        f"there is no change at {format_lsn(event.lsn)} in the transaction that was committed at"
+        f" {format_lsn(event.commit_lsn)}, or its table is not streamed any more. What to do: check the id"
+    )
+
+
+def _oid_of(catalog: Catalog, change: Change, event: EventId) -> int | None:
+    """Of the table that the event is of: the change's own, or a partitioned one above it."""
+    catalog.begin()
+    try:
+        (lookup,) = catalog.look_up([(change.schema, change.table, change.oid)])
+        if lookup is None:
+            return None
+        tables = catalog.tables((lookup.oid, *lookup.ancestors))
+    finally:
+        catalog.end()
+    return next((oid for oid, each in tables.items() if (each.schema, each.name) == (event.schema, event.table)), None)
+
+
+# -- a row -------------------------------------------------------------------------------------------------------------
+
+
+def _of_row(
+    settings: SourceSettings,
+    judge: TraceJudge,
+    source: Connection,
+    target: str,
+    arguments: Sequence[str],
+    at: int | None,
+    subscription_id: str | None,
+    progress: Progress,
+) -> Trace:
+    table = _table(judge.catalog, target)
+    name = f"{table.schema}.{table.name}"
+    if not streams(settings.include, settings.exclude)(table.schema, table.name):
+        raise SourceRefused(f"{name} is not streamed at all: source.tables leaves it out")
+    key = _as_stored(source, table, parse_key(arguments, table.key, name))
+    try:
+        found, writer = _changes(settings, source, table, key, judge.codec, progress)
+        kept = f"the WAL that is kept has no change of that row{f' at {format_lsn(at)}' if at else ''}"
+    except (NotKept, SlotError) as error:
+        found, writer, kept = [], None, str(error)
+    chosen = [each for each in found if at in {None, each.lsn, each.transaction.commit_lsn}]
+    if chosen and writer is not None:
+        change = chosen[-1]
+        told = {
+            id(each): change_facts(each, table, judge.codec, writer.change_id(each, table.schema, table.name))
+            for each in found
+        }
+        answer = _answered(judge, source, change, table.oid, subscription_id)
+        others = [told[id(each)] for each in found if each is not change][-LISTED:]
+        return Trace(told[id(change)], True, others, answer.reasons, answer.details, [_AS_OF_NOW, *answer.notes])
+    judge.read_texts()
+    change = _as_it_is_now(source, table, key, kept)
+    answer = _answered(judge, source, change, table.oid, subscription_id)
+    facts = change_facts(change, table, judge.codec, None)
+    notes = [f"{kept}: so this is the row as it is now, as if it were updated", *answer.notes]
+    return Trace(facts, False, [], answer.reasons, answer.details, notes)
+
+
+def _table(catalog: Catalog, target: str) -> Table:
+    try:
+        schema, name = parse_pattern(target).exact
+    except ValueError as error:
+        raise SourceRefused(
+            f"{target} is neither an event's id nor schema.table. What to do: give one of them, with a row's key after the"
+            " table"
+        ) from error
+    catalog.begin()
+    try:
+        (lookup,) = catalog.look_up([(schema, name, None)])
+        if lookup is None:
+            raise SourceRefused(f"there is no table {target}. What to do: give it as schema.table, as `source.tables` does")
+        return catalog.tables([lookup.oid])[lookup.oid]
+    finally:
+        catalog.end()
+
+
+def _as_stored(source: Connection, table: Table, key: dict[str, str]) -> dict[str, str]:
+    """The key's values as PostgreSQL writes them: 007 of an integer is 7."""
+    types = dict(source.execute(_TYPES, (table.oid, list(key))).fetchall())
+    stored = {}
+    for column, value in key.items():
+        query = sql.SQL("select %s::text::{}").format(sql.SQL(types[column].replace("%", "%%")))
+        try:
+            (found,) = _texts(source, query, (value,)) or (None,)
+        except psycopg.DataError as error:
+            raise SourceRefused(f"the key column {column}: {first_line(error)}") from error
+        stored[column] = "" if found is None else found.decode()
+    return stored
+
+
+def _texts(source: Connection, query: sql.Composed, parameters: Sequence[str]) -> tuple[bytes | None, ...] | None:
+    """The first row, each value as its type's output function writes it."""
+    result = source.execute(query, parameters).pgresult
+    if result is None or not result.ntuples:
+        return None
+    return tuple(result.get_value(0, column) for column in range(result.nfields))
+
+
+def _changes(
+    settings: SourceSettings,
+    source: Connection,
+    table: Table,
+    key: dict[str, str],
+    codec: Codec,
+    progress: Progress,
+) -> tuple[list[Change], EventWriter]:
+    """Those of one row in the WAL that is kept, oldest first."""
+    names = set(source.execute(_NAMES, {"oid": table.oid}).fetchall())
+    streamed = streams(settings.include, settings.exclude)
+    include = tuple(_pattern(*name) for name in sorted(names) if streamed(*name))
+    found: list[Change] = []
+    stream = ReplicationStream(settings.connection)
+    identity = stream.identify()
+    stream.abandon()
+    with open_past(msgspec.structs.replace(settings, include=include, exclude=())) as past:
+        reached = past.stretch.first
+
+        def on_wait() -> None:
+            progress(reached)
+
+        for message in past.messages(on_wait):
+            if isinstance(message, Change):
+                reached = message.transaction.commit_lsn
+                if (message.schema, message.table) in names and _is_of(message, key, codec):
+                    found.append(message)
+    return found, EventWriter(identity)
+
+
+def _pattern(schema: str, table: str) -> str:
+    """As `source.tables` has it."""
+    return ".".join("".join(f"\\{each}" if each in ".*\\" else each for each in name) for name in (schema, table))
+
+
+def _is_of(change: Change, key: dict[str, str], codec: Codec) -> bool:
+    """Whether the row had or has this key."""
+    for row in (change.new, change.old):
+        if row is not None:
+            carried = cells(row)
+            if all(_text(carried.get(column), codec) == value for column, value in key.items()):
+                return True
+    return False
+
+
+def _text(cell: tuple[bytes | None, int] | None, codec: Codec) -> str | None:
+    return None if cell is None or cell[0] is None else codec.text(cell[0], cell[1])
+
+
+def _as_it_is_now(source: Connection, table: Table, key: dict[str, str], kept: str) -> Change:
+    """The row, as if it were updated now to what it is. As texts, for `TraceJudge.read_texts`."""
+    types = dict(source.execute(_TYPES, (table.oid, list(key))).fetchall())
+    same = sql.SQL(" and ").join(
+        sql.SQL("t.{} {} %s::text::{}").format(
+            quoted(column), sql.SQL(equals.replace("%", "%%")), sql.SQL(types[column].replace("%", "%%"))
+        )
+        for (column, equals) in zip(table.key, table.key_equals, strict=True)
+    )
+    columns = sql.SQL(", ").join([sql.SQL("t.{}").format(quoted(name)) for name in table.names])
+    query = sql.SQL("select {} from {} t where {}").format(columns, quoted(table.schema, table.name), same)
+    values = _texts(source, query, [key[column] for column in table.key])
+    if values is None:
+        raise NotKept(
+            f"{kept}; and the row as it is now cannot be read: it is not there, or row level security hides it from the login"
+            " of source.connection. What to do: source.replay_window keeps more WAL in future"
+        )
+    now, xid = source.execute(_NOW).fetchone() or ("", 0)
+    shape = Shape(table.names, tuple(column.type_oid for column in table.columns))
+    moment = Transaction(int(xid) - 1, 0, now)
+    return Change(UPDATE, table.schema, table.name, table.oid, 0, 0, moment, Row(shape, values), None, None, 0)
+
+
+# -- both --------------------------------------------------------------------------------------------------------------
+
+
+def _answered(
+    judge: TraceJudge, source: Connection, change: Change, oid: int, subscription_id: str | None
+) -> Answer:
+    answer = judge.explain(change, oid, subscription_id)
+    if answer is None:
+        raise SourceRefused("the table has been dropped since, so nothing more can be told")
+    if subscription_id is not None and not answer.details:
+        row = source.execute(
+            "select string_agg(distinct entity::regclass::text, ', ') from realtime.subscription"
+            " where subscription_id::text = %s",
+            (subscription_id.lower(),),
+        ).fetchone()
+        elsewhere = row[0] if row else None
+        what = (
+            f"it is subscribed to {elsewhere}, and the change is one of {answer.table.schema}.{answer.table.name}"
+            if elsewhere
+            else "there is none with that id: it has ended, or never was. What was then is not known"
+        )
+        raise SourceRefused(f"subscription {subscription_id}: {what}")
+    return answer
+
+
+def change_facts(change: Change, table: Table, codec: Codec, change_id: str | None) -> ChangeFacts:
+    """Of the row's values the key's only. Pure."""
+    carried = {**(cells(change.old) if change.old else {}), **(cells(change.new) if change.new else {})}
+    transaction = change.transaction
+    return ChangeFacts(
+        id=change_id,
+        kind=change.kind,
+        schema=table.schema,
+        table=table.name,
+        key={name: _text(carried.get(name), codec) for name in table.key},
+        lsn=format_lsn(change.lsn) if change_id else None,
+        commit_lsn=format_lsn(transaction.commit_lsn) if change_id else None,
+        committed_at=transaction.committed_at if change_id else None,
+        xid=transaction.xid if change_id else None,
+    )
