@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NoReturn
 import click
 
 from bridge import __version__, config_file, log
-from bridge.cli_answers import status
+from bridge.cli_answers import status, trace
 from bridge.cli_database import migrate, slot
 from bridge.cli_target import config_of, config_option, connection_option, slot_option, target
 from bridge.config import Config
@@ -180,6 +180,7 @@ def explain(config: Path | None, connection: str, table: str, role: str | None) 
 cli.add_command(migrate)
 cli.add_command(slot)
 cli.add_command(status)
+cli.add_command(trace)
 
 
 @cli.command()

@@ -81,7 +81,9 @@ def _watch(ask: Callable[[], str], seconds: float, *, as_json: bool) -> None:
 @click.argument("what", metavar="EVENT_ID|SCHEMA.TABLE")
 @click.argument("key", nargs=-1, metavar="[KEY]...")
 @click.option("--subscription", metavar="UUID", help="Explain this one: why did it get the change, or not?")
-@click.option("--lsn", metavar="LSN", help="Of a row's changes the one with this LSN, its own or its commit's; default: the last.")
+@click.option(
+    "--lsn", metavar="LSN", help="Of a row's changes the one with this LSN, its own or its commit's; default: the last."
+)
 @click.option("--json", "as_json", envvar="WALRUS_BRIDGE_TRACE_JSON", is_flag=True, help="Print it as JSON.")
 def trace(
     config: Path | None,
@@ -105,7 +107,7 @@ def trace(
       walrus-bridge trace public.page book=1 number=7 --subscription 2f6ab6a0-26f5-4d39-8a5a-2f9bb4b63a8c
       walrus-bridge trace 7409…-1/00000000015E4E50/00000000015E4DD0/00000000/public.book/authenticated
     """
-    from bridge.settings import source_settings
+    from bridge.source_settings import source_settings
     from bridge.trace import trace as traced
     from bridge.trace_text import text
 
@@ -116,16 +118,13 @@ def trace(
         if clearing:
             click.echo(f"\rreading the WAL that is kept: {format_lsn(reached)}", err=True, nl=False)
 
-    found = traced(
-        source_settings(config_of(config, connection, slot)),
-        what,
-        key,
-        at=at,
-        subscription_id=None if subscription is None else subscription.lower(),
-        progress=progress,
-    )
-    if clearing:
-        click.echo("\r\033[K", err=True, nl=False)
+    settings = source_settings(config_of(config, connection, slot))
+    only = None if subscription is None else subscription.lower()
+    try:
+        found = traced(settings, what, key, at=at, subscription_id=only, progress=progress)
+    finally:
+        if clearing:
+            click.echo("\r\033[K", err=True, nl=False)
     click.echo(msgspec.json.format(msgspec.json.encode(found), indent=2) if as_json else text(found))
 
 

@@ -24,7 +24,7 @@ from bridge.sql import Connection, connect, first_line, quoted, translate
 from bridge.table import Table
 from bridge.trace_facts import ChangeFacts, Trace
 from bridge.trace_judge import Answer, TraceJudge, trace_judge
-from bridge.trace_target import EventId, parse_event_id, parse_key
+from bridge.trace_target import BadTarget, EventId, parse_event_id, parse_key
 from bridge.values import Codec
 from bridge.writer import EventWriter
 
@@ -179,19 +179,25 @@ def _of_row(
         answer = _answered(judge, source, change, table.oid, subscription_id)
         others = [told[id(each)] for each in found if each is not change][-LISTED:]
         return Trace(told[id(change)], True, others, answer.reasons, answer.details, [_AS_OF_NOW, *answer.notes])
-    judge.read_texts()
-    change = _as_it_is_now(source, table, key, kept)
-    answer = _answered(judge, source, change, table.oid, subscription_id)
+    row = _as_it_is_now(source, table, key)
+    whole = row is not None
+    change = row or _as_known(source, table, [key[column].encode() for column in table.key], table.key)
+    if whole:
+        judge.read_texts()
+        so = "so this is the row as it is now, as if it were updated"
+    else:
+        so = "and the login of source.connection cannot read the row: it is gone, or row level security hides it. So this is what"
+        so += " PostgreSQL says to subscribers of the row as it is now"
+    answer = _answered(judge, source, change, table.oid, subscription_id, whole=whole)
     facts = change_facts(change, table, judge.codec, None)
-    notes = [f"{kept}: so this is the row as it is now, as if it were updated", *answer.notes]
-    return Trace(facts, False, [], answer.reasons, answer.details, notes)
+    return Trace(facts, False, [], answer.reasons, answer.details, [f"{kept}; {so}", *answer.notes])
 
 
 def _table(catalog: Catalog, target: str) -> Table:
     try:
         schema, name = parse_pattern(target).exact
     except ValueError as error:
-        raise SourceRefused(
+        raise BadTarget(
             f"{target} is neither an event's id nor schema.table. What to do: give one of them, with a row's key after the"
             " table"
         ) from error
@@ -199,7 +205,9 @@ def _table(catalog: Catalog, target: str) -> Table:
     try:
         (lookup,) = catalog.look_up([(schema, name, None)])
         if lookup is None:
-            raise SourceRefused(f"there is no table {target}. What to do: give it as schema.table, as `source.tables` does")
+            raise SourceRefused(
+                f"there is no table {target}. What to do: give it as schema.table, as `source.tables` does"
+            )
         return catalog.tables([lookup.oid])[lookup.oid]
     finally:
         catalog.end()
@@ -276,8 +284,9 @@ def _text(cell: tuple[bytes | None, int] | None, codec: Codec) -> str | None:
     return None if cell is None or cell[0] is None else codec.text(cell[0], cell[1])
 
 
-def _as_it_is_now(source: Connection, table: Table, key: dict[str, str], kept: str) -> Change:
-    """The row, as if it were updated now to what it is. As texts, for `TraceJudge.read_texts`."""
+def _as_it_is_now(source: Connection, table: Table, key: dict[str, str]) -> Change | None:
+    """The row, as if it were updated now to what it is. As texts, for `TraceJudge.read_texts`. None: it is not there for
+    the source login."""
     types = dict(source.execute(_TYPES, (table.oid, list(key))).fetchall())
     same = sql.SQL(" and ").join(
         sql.SQL("t.{} {} %s::text::{}").format(
@@ -288,24 +297,34 @@ def _as_it_is_now(source: Connection, table: Table, key: dict[str, str], kept: s
     columns = sql.SQL(", ").join([sql.SQL("t.{}").format(quoted(name)) for name in table.names])
     query = sql.SQL("select {} from {} t where {}").format(columns, quoted(table.schema, table.name), same)
     values = _texts(source, query, [key[column] for column in table.key])
-    if values is None:
-        raise NotKept(
-            f"{kept}; and the row as it is now cannot be read: it is not there, or row level security hides it from the login"
-            " of source.connection. What to do: source.replay_window keeps more WAL in future"
-        )
+    return None if values is None else _as_known(source, table, values, table.names)
+
+
+def _as_known(source: Connection, table: Table, values: Sequence[bytes | None], names: Sequence[str]) -> Change:
+    """An UPDATE of now to these values of these columns."""
     now, xid = source.execute(_NOW).fetchone() or ("", 0)
-    shape = Shape(table.names, tuple(column.type_oid for column in table.columns))
-    moment = Transaction(int(xid) - 1, 0, now)
-    return Change(UPDATE, table.schema, table.name, table.oid, 0, 0, moment, Row(shape, values), None, None, 0)
+    types = {column.name: column.type_oid for column in table.columns}
+    shape = Shape(tuple(names), tuple(types[name] for name in names))
+    # Older than any that runs: every snapshot contains it.
+    moment = Transaction((int(xid) - 1) % (1 << 32), 0, now)
+    return Change(UPDATE, table.schema, table.name, table.oid, 0, 0, moment, Row(shape, tuple(values)), None, None, 0)
 
 
 # -- both --------------------------------------------------------------------------------------------------------------
 
 
 def _answered(
-    judge: TraceJudge, source: Connection, change: Change, oid: int, subscription_id: str | None
+    judge: TraceJudge,
+    source: Connection,
+    change: Change,
+    oid: int,
+    subscription_id: str | None,
+    *,
+    whole: bool = True,
 ) -> Answer:
-    answer = judge.explain(change, oid, subscription_id)
+    """`whole`: all of the row is known, not its key alone."""
+    explain = judge.explain if whole else judge.explain_now
+    answer = explain(change, oid, subscription_id)
     if answer is None:
         raise SourceRefused("the table has been dropped since, so nothing more can be told")
     if subscription_id is not None and not answer.details:

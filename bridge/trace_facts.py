@@ -94,4 +94,8 @@ OUTCOMES = {
     "filter": "does not get it: a filter does not pass",
     "policy": "does not get it: row level security does not show the row",
     "no_role": "does not get it: its role does not exist",
+    "shown": "is shown the row as it is now by row level security; filters are not known to pass",
+    "hidden": "is not shown the row as it is now: row level security hides it, or it is gone",
+    "unrestricted": "is not subject to row level security; filters are not known to pass",
+    "raises": "cannot be told: a policy raises",
 }

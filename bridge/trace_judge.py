@@ -40,10 +40,15 @@ from bridge.valuemaker import Unfit, ValueMaker
 from bridge.values import PGOUTPUT_CODEC, WAL2JSON_CODEC, Codec
 
 T = TypeVar("T")
+Made = dict[int, tuple[str | None, bool]]
+"""By row of realtime.subscription: when it was made, and whether after the change."""
 
 _TRIES, _PAUSE_SECONDS = 20, 0.25
 _SAMPLES: Final = 3
 """So many subscriptions of each outcome are named, and the first of them explained."""
+
+_EXPLAINED: Final = {"gets", "leave", "undecided", "filter", "policy"}
+"""Outcomes that filters and policies have had a part in."""
 
 
 class Answer(msgspec.Struct, frozen=True):
@@ -80,19 +85,19 @@ class TraceJudge:
         self._lossy = settings.plugin == "wal2json"
         self._current = settings.judge == "current"
         self._joined = joined
-        self._use(self.codec, lossy=self._lossy)
+        self._use(self.codec, lossy=self._lossy, current=self._current)
 
-    def _use(self, codec: Codec, *, lossy: bool) -> None:
+    def _use(self, codec: Codec, *, lossy: bool, current: bool) -> None:
         self.codec = codec
         self._filtering = Filtering(Comparer(self._source), codec)
-        self._securing = _Securing(self._judge, self._joined, codec, current=self._current, lossy=lossy)
-        self._apart = _Securing(self._judge, None, codec, current=self._current, lossy=lossy)
+        self._securing = _Securing(self._judge, self._joined, codec, current=current, lossy=lossy)
+        self._apart = _Securing(self._judge, None, codec, current=current, lossy=lossy)
         self._audiences = Audiences(self.catalog, self._filtering, self._securing)
         self._values = ValueMaker(self._source, codec, self._max_record_bytes)
 
     def read_texts(self) -> None:
         """From now on a change's values are PostgreSQL's own texts, not the plugin's."""
-        self._use(PGOUTPUT_CODEC, lossy=False)
+        self._use(PGOUTPUT_CODEC, lossy=False, current=self._current)
 
     def explain(self, change: Change, oid: int, subscription_id: str | None) -> Answer | None:
         """Of all subscriptions to the table `oid`, or of those with this id, each of which is then explained. None: the
@@ -104,7 +109,15 @@ class TraceJudge:
         made = self._made(change)
         return self._asked(change, lambda: self._explained(change, oid, subscription_id, made))
 
-    def _made(self, change: Change) -> dict[int, tuple[str | None, bool]]:
+    def explain_now(self, change: Change, oid: int, subscription_id: str | None) -> Answer | None:
+        """Of a row of which the key alone is known: to whom PostgreSQL shows it as it is now. Of each role's subscriptions
+        the first, or those with this id."""
+        self._use(PGOUTPUT_CODEC, lossy=False, current=True)
+        self.subscriptions.load(self._source)
+        made = self._made(change)
+        return self._asked(change, lambda: self._explained_now(change, oid, subscription_id, made))
+
+    def _made(self, change: Change) -> Made:
         """Of each subscription when it was made, and whether after the change."""
         rows = self._source.execute(
             "select s.id, to_jsonb(s) ->> 'created_at',"
@@ -136,9 +149,7 @@ class TraceJudge:
             raise translate(error, "judging the change") from error
         raise SourceUnreachable(f"the change cannot be judged: {error}") from error
 
-    def _explained(
-        self, change: Change, oid: int, subscription_id: str | None, made: dict[int, tuple[str | None, bool]]
-    ) -> Answer | None:
+    def _explained(self, change: Change, oid: int, subscription_id: str | None, made: Made) -> Answer | None:
         table = self.catalog.tables([oid]).get(oid)
         if table is None:
             return None
@@ -159,11 +170,52 @@ class TraceJudge:
         if subscription_id is None:
             first = {each.samples[0] for each in reasons}
             found = [each for each in found if each[0].id in first]
+        # Filters and policies run again for what explains them; what is explained has been judged in the same snapshot.
         details = [
             self._detail(judged, each, by_role.get(each.role), outcome, why, made.get(each.id, (None, False)))
             for each, outcome, why in found
         ]
-        return Answer(reasons, details)
+        return Answer(table, reasons, details, list(self._fit(judged)))
+
+    def _fit(self, judged: Judged) -> Iterator[str]:
+        """What would become of the event itself."""
+        missing = missing_key(judged.change, judged.table)
+        (values,) = [None] if missing else self._values.make([judged])
+        if missing or isinstance(values, Unfit):
+            why = f"it has no value for the key column {missing}" if missing else getattr(values, "reason", "")
+            yield f"the change does not fit the table as it is now, so it is a dead letter for everyone: {why}"
+        elif values is not None and values.large:
+            yield "the change is larger than events.max_record_bytes: its events say 413, with the key and short values only"
+
+    def _explained_now(self, change: Change, oid: int, subscription_id: str | None, made: Made) -> Answer | None:
+        table = self.catalog.tables([oid]).get(oid)
+        if table is None:
+            return None
+        everyone = list(_everyone(self.subscriptions, oid))
+        rights = self.catalog.rights([(oid, role) for role in {each.role for each in everyone}])
+        by_role = {role: right for (_, role), right in rights.items()}
+        chosen = [each for each in everyone if subscription_id in {None, each.subscription_id}]
+        if subscription_id is None:
+            first = {each.role: each for each in reversed(chosen)}
+            chosen = [each for each in chosen if first[each.role] is each]
+        judged, found = Judged(change, table), []
+        for each in chosen:
+            right = by_role.get(each.role)
+            if right is None:
+                found.append((each, "no_role", ""))
+                continue
+            share = self._share(judged, right, msgspec.structs.replace(each, filters=()), by_old=False)
+            share.buckets = [pool.plain for pool in share.pools]
+            self._apart.apply([share])
+            (claims,) = share.roster.listed
+            raised = next(iter(share.verdict.undecided.values()), None)
+            outcome = "raises" if raised else "shown" if share.verdict.shows(claims) else "hidden"
+            found.append((each, outcome if right.subject else "unrestricted", raised or ""))
+        details = [
+            self._detail(judged, each, by_role.get(each.role), outcome, why, made.get(each.id, (None, False)))
+            for each, outcome, why in found
+        ]
+        return Answer(table, _counted(found, by_role, made), details, [])
 
     def _outcomes(
         self, judged: Judged, groups: Iterable[Group], rights: dict[int, Rights]
@@ -208,14 +260,17 @@ class TraceJudge:
         why: str,
         made: tuple[str | None, bool],
     ) -> Detail:
+        """`rights` None: there is no such role."""
         filters: list[FilterAnswer] = []
         policies: list[PolicyAnswer] = []
         row_security = None
-        if rights is not None and outcome not in {"400", "401", "action", "no_role"}:
+        if rights is not None and outcome in _EXPLAINED:
             by_old = judged.change.kind == DELETE
             filters = [self._filter(judged, rights, subscription, each, by_old=by_old) for each in subscription.filters]
             if outcome != "filter":
                 row_security, policies = self._row_security(judged, rights, subscription, by_old=by_old)
+        if outcome == "policy":
+            why = _what_is_missing(policies)
         if outcome == "401" and rights is not None:
             hidden = [name for name in judged.table.key if name not in rights.columns]
             why = f"{rights.role} may not SELECT {', '.join(hidden)}"
@@ -319,6 +374,17 @@ def _answer(way: Way | None, share: Share, null: Share) -> tuple[str, str | None
     return ("null", None) if null.verdict.shows(claims) else ("false", None)
 
 
+def _what_is_missing(policies: Sequence[PolicyAnswer]) -> str:
+    """Which of them keep the row from being shown; empty where they do not tell."""
+    against = [each.name for each in policies if not each.permissive and each.answer in {"false", "null"}]
+    if against:
+        return f"the restrictive {'policy' if len(against) == 1 else 'policies'} {', '.join(against)} must pass"
+    permissive = [each for each in policies if each.permissive]
+    if permissive and all(each.answer in {"false", "null"} for each in permissive):
+        return "no permissive policy passes"
+    return ""
+
+
 def _way_in_words(way: Way | None, table: Table, rights: Rights) -> str:
     applies = f"applies to {rights.role}"
     if way is None:
@@ -348,7 +414,7 @@ def _everyone(subscriptions: Subscriptions, oid: int) -> Iterator[Subscription]:
 def _counted(
     found: Sequence[tuple[Subscription, str, str]],
     rights: dict[int, Rights],
-    made: dict[int, tuple[str | None, bool]],
+    made: Made,
 ) -> list[Reason]:
     groups: dict[tuple[str, str | None], list[int]] = {}
     for each, outcome, _ in found:

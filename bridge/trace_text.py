@@ -47,7 +47,7 @@ def _reason(reason: Reason) -> str:
 
 def _detail(detail: Detail) -> Iterator[str]:
     who = [detail.role or "no role", *([f"sub {detail.subject}"] if detail.subject is not None else [])]
-    made = f", made {detail.created_at}" if detail.created_at else ""
+    made = f", made {detail.created_at}Z" if detail.created_at else ""
     why = f": {detail.why}" if detail.why else ""
     yield f"subscription {detail.id} ({detail.subscription_id}), {', '.join(who)}, action {detail.action}{made}"
     yield f"  {OUTCOMES[detail.outcome]}{why}"
@@ -69,4 +69,4 @@ def _detail(detail: Detail) -> Iterator[str]:
 def _filter(answer: FilterAnswer) -> str:
     passes = {True: "passes", False: "does not pass", None: "cannot be told"}[answer.passes]
     value = "NULL" if answer.value is None else answer.value
-    return f"{answer.filter}: {passes}, {answer.why if answer.why else f'the change has {value}'}"
+    return f"{answer.filter}: {passes}, {answer.why or f'the change has {value}'}"
