@@ -4,26 +4,25 @@ The change is read from the WAL by a temporary copy of a slot (past.py): nothing
 row as it is now is judged instead.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Final
 
-import msgspec
 import psycopg
-from psycopg import sql
 
 from bridge.catalog import Catalog
-from bridge.change import UPDATE, Change, Row, Shape, Transaction
+from bridge.change import Change
 from bridge.errors import NotKept, SlotError, SourceRefused
 from bridge.judged import cells
 from bridge.lsn import format_lsn
-from bridge.past import Past, open_past
-from bridge.patterns import parse_pattern, streams
+from bridge.past import Past
+from bridge.patterns import parse_pattern
 from bridge.replication import ReplicationStream
 from bridge.session import SourceSettings
-from bridge.sql import Connection, connect, first_line, quoted, translate
+from bridge.sql import Connection, connect, translate
 from bridge.table import Table
 from bridge.trace_facts import ChangeFacts, Trace
 from bridge.trace_judge import Answer, TraceJudge, trace_judge
+from bridge.trace_row import Progress, as_it_is_now, as_known, as_stored, changes, text_of
 from bridge.trace_target import BadTarget, EventId, parse_event_id, parse_key
 from bridge.values import Codec
 from bridge.writer import EventWriter
@@ -32,33 +31,6 @@ LISTED: Final = 10
 """So many of a row's changes are told of, the latest."""
 
 _AS_OF_NOW = "subscriptions, rights and policies are as they are now, which may differ from when the bridge judged it"
-
-# The table itself and its partitions.
-_NAMES = """
-select s.nspname, c.relname from pg_class c join pg_namespace s on s.oid = c.relnamespace
-where c.oid = %(oid)s or c.oid in (select relid from pg_partition_tree(%(oid)s::oid))
-"""
-
-_TYPES = """
-select a.attname, format_type(a.atttypid, a.atttypmod) from pg_attribute a
-where a.attrelid = %s and a.attname = any (%s)
-"""
-
-_NOW = """
-select to_char(now() at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'),
-  (pg_snapshot_xmin(pg_current_snapshot())::text::numeric % 4294967296)::int8
-"""
-
-
-class Found(msgspec.Struct, frozen=True):
-    """A change, as one of the table that is asked about."""
-
-    change: Change
-    oid: int
-
-
-Progress = Callable[[int], None]
-"""Called now and then with the LSN that has been read."""
 
 
 def trace(
@@ -161,15 +133,16 @@ def _of_row(
 ) -> Trace:
     table = _table(judge.catalog, target)
     name = f"{table.schema}.{table.name}"
-    if not streams(settings.include, settings.exclude)(table.schema, table.name):
-        raise SourceRefused(f"{name} is not streamed at all: source.tables leaves it out")
-    key = _as_stored(source, table, parse_key(arguments, table.key, name))
+    key = as_stored(source, table, parse_key(arguments, table.key, name))
     try:
-        found, writer = _changes(settings, source, table, key, judge.codec, progress)
-        kept = f"the WAL that is kept has no change of that row{f' at {format_lsn(at)}' if at else ''}"
+        found, writer = changes(settings, source, table, key, judge.codec, progress)
+        kept = "the WAL that is kept has no change of that row"
     except (NotKept, SlotError) as error:
         found, writer, kept = [], None, str(error)
     chosen = [each for each in found if at in {None, each.lsn, each.transaction.commit_lsn}]
+    if found and not chosen:
+        lsns = ", ".join(format_lsn(each.lsn) for each in found[-LISTED:])
+        raise SourceRefused(f"the row has no change at {format_lsn(at or 0)} in the WAL that is kept, but at {lsns}")
     if chosen and writer is not None:
         change = chosen[-1]
         told = {
@@ -179,9 +152,9 @@ def _of_row(
         answer = _answered(judge, source, change, table.oid, subscription_id)
         others = [told[id(each)] for each in found if each is not change][-LISTED:]
         return Trace(told[id(change)], True, others, answer.reasons, answer.details, [_AS_OF_NOW, *answer.notes])
-    row = _as_it_is_now(source, table, key)
+    row = as_it_is_now(source, table, key)
     whole = row is not None
-    change = row or _as_known(source, table, [key[column].encode() for column in table.key], table.key)
+    change = row or as_known(source, table, [key[column].encode() for column in table.key], table.key)
     if whole:
         judge.read_texts()
         so = "so this is the row as it is now, as if it were updated"
@@ -211,103 +184,6 @@ def _table(catalog: Catalog, target: str) -> Table:
         return catalog.tables([lookup.oid])[lookup.oid]
     finally:
         catalog.end()
-
-
-def _as_stored(source: Connection, table: Table, key: dict[str, str]) -> dict[str, str]:
-    """The key's values as PostgreSQL writes them: 007 of an integer is 7."""
-    types = dict(source.execute(_TYPES, (table.oid, list(key))).fetchall())
-    stored = {}
-    for column, value in key.items():
-        query = sql.SQL("select %s::text::{}").format(sql.SQL(types[column].replace("%", "%%")))
-        try:
-            (found,) = _texts(source, query, (value,)) or (None,)
-        except psycopg.DataError as error:
-            raise SourceRefused(f"the key column {column}: {first_line(error)}") from error
-        stored[column] = "" if found is None else found.decode()
-    return stored
-
-
-def _texts(source: Connection, query: sql.Composed, parameters: Sequence[str]) -> tuple[bytes | None, ...] | None:
-    """The first row, each value as its type's output function writes it."""
-    result = source.execute(query, parameters).pgresult
-    if result is None or not result.ntuples:
-        return None
-    return tuple(result.get_value(0, column) for column in range(result.nfields))
-
-
-def _changes(
-    settings: SourceSettings,
-    source: Connection,
-    table: Table,
-    key: dict[str, str],
-    codec: Codec,
-    progress: Progress,
-) -> tuple[list[Change], EventWriter]:
-    """Those of one row in the WAL that is kept, oldest first."""
-    names = set(source.execute(_NAMES, {"oid": table.oid}).fetchall())
-    streamed = streams(settings.include, settings.exclude)
-    include = tuple(_pattern(*name) for name in sorted(names) if streamed(*name))
-    found: list[Change] = []
-    stream = ReplicationStream(settings.connection)
-    identity = stream.identify()
-    stream.abandon()
-    with open_past(msgspec.structs.replace(settings, include=include, exclude=())) as past:
-        reached = past.stretch.first
-
-        def on_wait() -> None:
-            progress(reached)
-
-        for message in past.messages(on_wait):
-            if isinstance(message, Change):
-                reached = message.transaction.commit_lsn
-                if (message.schema, message.table) in names and _is_of(message, key, codec):
-                    found.append(message)
-    return found, EventWriter(identity)
-
-
-def _pattern(schema: str, table: str) -> str:
-    """As `source.tables` has it."""
-    return ".".join("".join(f"\\{each}" if each in ".*\\" else each for each in name) for name in (schema, table))
-
-
-def _is_of(change: Change, key: dict[str, str], codec: Codec) -> bool:
-    """Whether the row had or has this key."""
-    for row in (change.new, change.old):
-        if row is not None:
-            carried = cells(row)
-            if all(_text(carried.get(column), codec) == value for column, value in key.items()):
-                return True
-    return False
-
-
-def _text(cell: tuple[bytes | None, int] | None, codec: Codec) -> str | None:
-    return None if cell is None or cell[0] is None else codec.text(cell[0], cell[1])
-
-
-def _as_it_is_now(source: Connection, table: Table, key: dict[str, str]) -> Change | None:
-    """The row, as if it were updated now to what it is. As texts, for `TraceJudge.read_texts`. None: it is not there for
-    the source login."""
-    types = dict(source.execute(_TYPES, (table.oid, list(key))).fetchall())
-    same = sql.SQL(" and ").join(
-        sql.SQL("t.{} {} %s::text::{}").format(
-            quoted(column), sql.SQL(equals.replace("%", "%%")), sql.SQL(types[column].replace("%", "%%"))
-        )
-        for (column, equals) in zip(table.key, table.key_equals, strict=True)
-    )
-    columns = sql.SQL(", ").join([sql.SQL("t.{}").format(quoted(name)) for name in table.names])
-    query = sql.SQL("select {} from {} t where {}").format(columns, quoted(table.schema, table.name), same)
-    values = _texts(source, query, [key[column] for column in table.key])
-    return None if values is None else _as_known(source, table, values, table.names)
-
-
-def _as_known(source: Connection, table: Table, values: Sequence[bytes | None], names: Sequence[str]) -> Change:
-    """An UPDATE of now to these values of these columns."""
-    now, xid = source.execute(_NOW).fetchone() or ("", 0)
-    types = {column.name: column.type_oid for column in table.columns}
-    shape = Shape(tuple(names), tuple(types[name] for name in names))
-    # Older than any that runs: every snapshot contains it.
-    moment = Transaction((int(xid) - 1) % (1 << 32), 0, now)
-    return Change(UPDATE, table.schema, table.name, table.oid, 0, 0, moment, Row(shape, tuple(values)), None, None, 0)
 
 
 # -- both --------------------------------------------------------------------------------------------------------------
@@ -352,7 +228,7 @@ def change_facts(change: Change, table: Table, codec: Codec, change_id: str | No
         kind=change.kind,
         schema=table.schema,
         table=table.name,
-        key={name: _text(carried.get(name), codec) for name in table.key},
+        key={name: text_of(carried.get(name), codec) for name in table.key},
         lsn=format_lsn(change.lsn) if change_id else None,
         commit_lsn=format_lsn(transaction.commit_lsn) if change_id else None,
         committed_at=transaction.committed_at if change_id else None,

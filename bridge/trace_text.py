@@ -12,7 +12,8 @@ def text(trace: Trace) -> str:
 
 def _lines(trace: Trace) -> Iterator[str]:
     change = trace.change
-    yield f"{change.kind} of {change.schema}.{change.table} {_key(change)}"
+    of = f"{change.schema}.{change.table} {_key(change)}"
+    yield f"{change.kind} of {of}" if trace.is_recorded else f"{of} as it is now"
     if trace.is_recorded:
         yield f"  change  {change.id}"
         yield f"  at      {change.lsn}, committed at {change.commit_lsn} on {change.committed_at} by transaction {change.xid}"
