@@ -107,6 +107,7 @@ def trace(
       walrus-bridge trace public.page book=1 number=7 --subscription 2f6ab6a0-26f5-4d39-8a5a-2f9bb4b63a8c
       walrus-bridge trace 7409…-1/00000000015E4E50/00000000015E4DD0/00000000/public.book/authenticated
     """
+    from bridge import log
     from bridge.source_settings import source_settings
     from bridge.trace import trace as traced
     from bridge.trace_text import text
@@ -119,6 +120,7 @@ def trace(
             click.echo(f"\rreading the WAL that is kept: {format_lsn(reached)}", err=True, nl=False)
 
     settings = source_settings(config_of(config, connection, slot))
+    log.configure("error")  # what the bridge would log while it judges, the answer says
     only = None if subscription is None else subscription.lower()
     try:
         found = traced(settings, what, key, at=at, subscription_id=only, progress=progress)

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from typing import Final
 
 from bridge.live import Live
+from bridge.printable import printable
 from bridge.status import Status
 from bridge.status_facts import SlotFacts, Subscribers
 
@@ -29,7 +30,7 @@ def screen(status: Status) -> str:
     lines += ["", *_subscribers(status.subscribers)]
     if status.notes:
         lines += ["", *(f"! {note}" for note in status.notes)]
-    return "\n".join(lines)
+    return "\n".join(map(printable, lines))
 
 
 def _slot(status: Status) -> Iterator[tuple[str, str]]:

@@ -66,7 +66,9 @@ class Explainer:
             if outcome != "filter":
                 row_security, policies = self._row_security(judged, rights, subscription, by_old=by_old)
         if outcome == "policy":
-            why = _what_is_missing(policies)
+            why = (
+                _what_is_missing(policies) or "each policy by itself may pass, but what all of them need cannot be had"
+            )
         if outcome == "401" and rights is not None:
             hidden = [name for name in judged.table.key if name not in rights.columns]
             why = f"{rights.role} may not SELECT {', '.join(hidden)}"
@@ -120,12 +122,12 @@ class Explainer:
         if not rights.subject:
             why = "it is not on for the table" if not rights.rls_enabled else "the role owns the table, or is exempt"
             return f"does not apply to {rights.role}: {why}", []
-        if not any(policy.permissive for policy in rights.policies):
-            return f"no permissive policy for SELECT applies to {rights.role}, so nothing is shown", []
         alone = msgspec.structs.replace(subscription, filters=())
         share = self.share(judged, rights, alone, by_old=by_old)
         if by_old and not self._is_judged(share):
             return "of a DELETE the old row is not known or cannot be judged: all get it, with the key only", []
+        if not any(policy.permissive for policy in rights.policies):
+            return f"no permissive policy for SELECT applies to {rights.role}, so nothing is shown", []
         way = self._securing.way(judged.table, share, rights.policies)
         return _way_in_words(way, judged.table, rights), self._policies(judged, rights, alone, by_old=by_old)
 

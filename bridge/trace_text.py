@@ -3,11 +3,12 @@
 import json
 from collections.abc import Iterator
 
+from bridge.printable import printable
 from bridge.trace_facts import OUTCOMES, ChangeFacts, Detail, FilterAnswer, Reason, Trace
 
 
 def text(trace: Trace) -> str:
-    return "\n".join(_lines(trace))
+    return "\n".join(map(printable, _lines(trace)))
 
 
 def _lines(trace: Trace) -> Iterator[str]:
