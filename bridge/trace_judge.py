@@ -20,9 +20,9 @@ from bridge.errors import SourceUnreachable
 from bridge.filtering import Filtering
 from bridge.filters import Comparer
 from bridge.joined import JoinedJudge
-from bridge.judged import Judged, Subscription, missing_key
+from bridge.judged import Judged, Subscription
 from bridge.policy_facts import PolicyFacts
-from bridge.pools import Candidate, Group
+from bridge.pools import Candidate, Group, Route
 from bridge.rls import SETTINGS as JUDGING_SETTINGS
 from bridge.rls import Judge, Outdated
 from bridge.securing import Securing
@@ -61,9 +61,9 @@ class TraceJudge:
         self.codec: Codec = WAL2JSON_CODEC if settings.plugin == "wal2json" else PGOUTPUT_CODEC
         self.catalog = Catalog(source)
         self.subscriptions = Subscriptions()
-        export, tally = self.catalog.export, Tally()
-        joined = JoinedJudge(judging, export, PolicyFacts(source), tally, quiet=True)
-        self._judge = Judge(judging, export, tally)
+        tally = Tally()
+        joined = JoinedJudge(judging, self.catalog, PolicyFacts(self.catalog), tally, quiet=True)
+        self._judge = Judge(judging, self.catalog, tally)
         self._lossy = settings.plugin == "wal2json"
         self._current = settings.judge == "current"
         self._joined = joined
@@ -139,8 +139,8 @@ class TraceJudge:
         subscriptions, kind = self.subscriptions, change.kind
         groups = subscriptions.groups(oid, kind)
         leaving = subscriptions.groups(oid, DELETE) if self._leave and kind == UPDATE else ()
-        candidate = Candidate(change, oid, groups, subscriptions.version, leaving)
-        (judged,) = self._audiences.decide([candidate])
+        route = Route(oid, kind, groups, subscriptions.version, leaving)
+        (judged,) = self._audiences.decide([Candidate(change, route)])
         if judged is None:
             return None
         everyone = list(_everyone(subscriptions, oid))
@@ -161,11 +161,11 @@ class TraceJudge:
 
     def _fit(self, judged: Judged) -> Iterator[str]:
         """What would become of the event itself."""
-        missing = missing_key(judged.change, judged.table)
-        (values,) = [None] if missing else self._values.make([judged])
-        if missing or isinstance(values, Unfit):
-            why = f"it has no value for the key column {missing}" if missing else getattr(values, "reason", "")
-            yield f"the change does not fit the table as it is now, so it is a dead letter for everyone: {why}"
+        (values,) = self._values.make([judged])
+        if isinstance(values, Unfit):
+            yield (
+                f"the change does not fit the table as it is now, so it is a dead letter for everyone: {values.reason}"
+            )
         elif values is not None and values.large:
             yield "the change is larger than events.max_record_bytes: its events say 413, with the key and short values only"
 
