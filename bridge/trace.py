@@ -66,7 +66,11 @@ def _of_event(
     try:
         change, writer = _read_event(settings, event)
     except NotKept as error:
-        raise NotKept(f"{error}; `walrus-bridge trace {name} KEY` judges the row as it is now") from error
+        what = str(error).partition(". What to do: ")[0]
+        raise NotKept(
+            f"{what}. What to do: `walrus-bridge trace {name} KEY` judges the row as it is now; source.replay_window keeps"
+            " more in future"
+        ) from error
     oid = _oid_of(judge.catalog, change, event)
     if oid is None:
         raise SourceRefused(

@@ -43,6 +43,9 @@ _TRIES, _PAUSE_SECONDS = 20, 0.25
 _SAMPLES: Final = 3
 """So many subscriptions of each outcome are named, and the first of them explained."""
 
+_HEARS: Final = {"gets", "leave", "400", "401"}
+"""Outcomes with an event."""
+
 
 class Answer(msgspec.Struct, frozen=True):
     table: Table
@@ -88,7 +91,7 @@ class TraceJudge:
 
         Raises SourceUnreachable, SourceRefused.
         """
-        self.subscriptions.load(self._source)
+        self._load(oid, subscription_id)
         made = self._made(change)
         return self._asked(change, lambda: self._explained(change, oid, subscription_id, made))
 
@@ -96,9 +99,19 @@ class TraceJudge:
         """Of a row of which the key alone is known: to whom PostgreSQL shows it as it is now. Of each role's subscriptions
         the first, or those with this id."""
         self._use(PGOUTPUT_CODEC, lossy=False, current=True)
-        self.subscriptions.load(self._source)
+        self._load(oid, subscription_id)
         made = self._made(change)
         return self._asked(change, lambda: self._explained_now(change, oid, subscription_id, made))
+
+    def _load(self, oid: int, subscription_id: str | None) -> None:
+        """All, or only those with this id: each is judged by itself, and the others may be many."""
+        everyone = Subscriptions()
+        everyone.load(self._source)
+        if subscription_id is None:
+            self.subscriptions = everyone
+            return
+        self.subscriptions = Subscriptions()
+        self.subscriptions.apply(each for each in _everyone(everyone, oid) if each.subscription_id == subscription_id)
 
     def _made(self, change: Change) -> dict[int, Made]:
         """Of each subscription when it was made, and whether after the change."""
@@ -143,11 +156,18 @@ class TraceJudge:
         (judged,) = self._audiences.decide([Candidate(change, route)])
         if judged is None:
             return None
-        everyone = list(_everyone(subscriptions, oid))
-        rights = self.catalog.rights([(oid, role) for role in {each.role for each in everyone}])
+        chosen = list(_everyone(subscriptions, oid))
+        rights = self.catalog.rights([(oid, role) for role in {each.role for each in chosen}])
         by_role = {role: right for (_, role), right in rights.items()}
-        outcomes = self._outcomes(judged, groups, by_role)
-        chosen = [each for each in everyone if subscription_id in {None, each.subscription_id}]
+        outcomes, notes = self._outcomes(judged, groups, by_role), []
+        (values,) = self._values.make([judged])
+        if isinstance(values, Unfit):
+            why = f"the change does not fit the table as it is now: {values.reason}"
+            outcomes |= {each: ("undecided", why) for each, (outcome, _) in outcomes.items() if outcome in _HEARS}
+        elif values is not None and values.large:
+            notes.append(
+                "it is larger than events.max_record_bytes: its events say 413, with the key and short values only"
+            )
         found = [(each, *outcomes.get(each.id, ("action", ""))) for each in chosen]
         reasons = _counted(found, by_role, made)
         if subscription_id is None:
@@ -157,17 +177,7 @@ class TraceJudge:
             self._explainer.detail(judged, each, by_role.get(each.role), outcome, why, made.get(each.id, (None, False)))
             for each, outcome, why in found
         ]
-        return Answer(table, reasons, details, list(self._fit(judged)))
-
-    def _fit(self, judged: Judged) -> Iterator[str]:
-        """What would become of the event itself."""
-        (values,) = self._values.make([judged])
-        if isinstance(values, Unfit):
-            yield (
-                f"the change does not fit the table as it is now, so it is a dead letter for everyone: {values.reason}"
-            )
-        elif values is not None and values.large:
-            yield "the change is larger than events.max_record_bytes: its events say 413, with the key and short values only"
+        return Answer(table, reasons, details, notes)
 
     def _explained_now(
         self, change: Change, oid: int, subscription_id: str | None, made: dict[int, Made]
@@ -175,10 +185,9 @@ class TraceJudge:
         table = self.catalog.tables([oid]).get(oid)
         if table is None:
             return None
-        everyone = list(_everyone(self.subscriptions, oid))
-        rights = self.catalog.rights([(oid, role) for role in {each.role for each in everyone}])
+        chosen = list(_everyone(self.subscriptions, oid))
+        rights = self.catalog.rights([(oid, role) for role in {each.role for each in chosen}])
         by_role = {role: right for (_, role), right in rights.items()}
-        chosen = [each for each in everyone if subscription_id in {None, each.subscription_id}]
         if subscription_id is None:
             first = {each.role: each for each in reversed(chosen)}
             chosen = [each for each in chosen if first[each.role] is each]
@@ -194,7 +203,8 @@ class TraceJudge:
             (claims,) = share.roster.listed
             raised = next(iter(share.verdict.undecided.values()), None)
             outcome = "raises" if raised else "shown" if share.verdict.shows(claims) else "hidden"
-            found.append((each, outcome if right.subject else "unrestricted", raised or ""))
+            untested = "its filters cannot be tested, as the row is not known" if each.filters else ""
+            found.append((each, outcome if right.subject else "unrestricted", raised or untested))
         details = [
             self._explainer.detail(judged, each, by_role.get(each.role), outcome, why, made.get(each.id, (None, False)))
             for each, outcome, why in found

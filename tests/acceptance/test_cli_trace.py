@@ -188,6 +188,23 @@ def test_deletes_moves_of_the_key_and_policies_that_raise(world: World) -> None:
     assert (answers["odd"], answers["own"]) == ("error", "true")
 
 
+def test_a_change_that_does_not_fit_the_table_any_more_and_a_large_one(world: World) -> None:
+    who = world.subscribe(role="postgres")
+    world.keep()
+    world.database.execute("insert into note values (1, 'de', null, 1, 'x'), (2, 'de', null, 1, repeat('1', 2000000))")
+    world.database.wait_until_confirmed()
+
+    large = world.told("public.note", "id=2", "lang=de", "--subscription", who)
+    assert [each["outcome"] for each in large["details"]] == ["gets"]
+    assert any("413" in note for note in large["notes"])
+
+    world.database.execute("alter table note drop constraint note_pkey; drop policy hush on note")
+    world.database.execute("alter table note alter body type int using null, add primary key (id, lang)")
+    (detail,) = world.told("public.note", "id=1", "lang=de", "--subscription", who)["details"]
+    assert detail["outcome"] == "undecided"
+    assert "does not fit the table as it is now" in detail["why"]
+
+
 def test_a_partitions_change_is_one_of_the_partitioned_table_too(world: World) -> None:
     world.database.execute("""
         create table "Odd.name" (id int primary key) partition by range (id);
