@@ -45,6 +45,8 @@ Step = Candidate | Lost | Commit
 Decided = tuple[Judged | None, Values | Unfit | None]
 """None: the table is gone; no values: the change does not fit the table."""
 
+TABLE_LOST: Final = "the table was dropped or renamed, or another one has taken its name"
+
 LARGEST_PORTION: Final = 4000
 MANY_MEMBERS: Final = 500_000
 """Subscribers of all changes that are judged at once, those of the same audience counted once."""
@@ -131,8 +133,28 @@ class Judging:
             elif isinstance(step, Candidate):
                 yield from self._write(step, *decided.pop())  # and forget it, for audiences are large
             else:
-                reason = "the table was dropped or renamed, or another one has taken its name"
-                yield self._letter(step.change, reason, step.change.schema, step.change.table)
+                yield self._letter(step.change, TABLE_LOST, step.change.schema, step.change.table)
+
+    def judge_again(self, changes: Sequence[tuple[Change, Name]]) -> list[Decided | None]:
+        """Changes that were judged before, each as one of the table of that name: who of the subscriptions that are
+        loaded gets it now. None: there is no such table.
+
+        Raises SourceUnreachable, SourceRefused.
+        """
+        try:
+            # Their transactions ended long ago, and an old xid may be taken for one to come (snapshot.py).
+            self._begin(())
+            lookups = self._asked((), lambda: self._catalog.look_up([name for _, name in changes]))
+            candidates = [
+                self._candidate_again(change, lookup.oid)
+                for (change, _), lookup in zip(changes, lookups, strict=True)
+                if lookup
+            ]
+            decided = iter(self._asked((), lambda: self._decide(candidates)) if candidates else [])
+            self._catalog.end()
+            return [next(decided) if lookup else None for lookup in lookups]
+        except psycopg.Error as error:
+            raise translate(error, "judging changes") from error
 
     # -- asking PostgreSQL -----------------------------------------------------------------------------------------
 
@@ -212,6 +234,12 @@ class Judging:
                 self._subscriptions.learn_name(change.schema, change.table, oid)
                 yield Candidate(change, oid, groups, self._subscriptions.version, leaving)
 
+    def _candidate_again(self, change: Change, oid: int) -> Candidate:
+        """The change for those who subscribe to this table now, be there any or not."""
+        subscriptions = self._subscriptions
+        leaving = subscriptions.groups(oid, DELETE) if self._leave and change.kind == UPDATE else ()
+        return Candidate(change, oid, subscriptions.groups(oid, change.kind), subscriptions.version, leaving)
+
     # -- deciding --------------------------------------------------------------------------------------------------
 
     def _decide(self, candidates: Sequence[Candidate]) -> list[Decided]:
@@ -224,16 +252,10 @@ class Judging:
     def _write(self, candidate: Candidate, judged: Judged | None, values: Values | Unfit | None) -> list[Event]:
         change = candidate.change
         if judged is None:
-            return [self._letter(change, "the table is gone", change.schema, change.table)]
+            return [self._letter(change, misfit(judged, values), change.schema, change.table)]
         table = judged.table
-        if values is None:
-            missing = missing_key(change, table)
-            reason = f"the change does not fit the table: it has no value for the key column {missing}"
-            return [self._letter(change, reason, table.schema, table.name)]
-        if isinstance(values, Unfit):
-            return [
-                self._letter(change, f"the change does not fit the table: {values.reason}", table.schema, table.name)
-            ]
+        if values is None or isinstance(values, Unfit):
+            return [self._letter(change, misfit(judged, values), table.schema, table.name)]
         events = self._writer.write(judged, values)
         if judged.undecided:
             reason = judged.undecided[0].reason
@@ -251,3 +273,13 @@ class Judging:
             )
         log.warning("change quarantined", id=letter.id, undecided=len(tuple(undecided)))
         return letter
+
+
+def misfit(judged: Judged | None, values: Values | Unfit | None) -> str:
+    """Why a change that was decided so has no events at all."""
+    if judged is None:
+        return "the table is gone"
+    if isinstance(values, Unfit):
+        return f"the change does not fit the table: {values.reason}"
+    missing = missing_key(judged.change, judged.table)
+    return f"the change does not fit the table: it has no value for the key column {missing}"

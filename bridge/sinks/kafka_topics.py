@@ -27,6 +27,9 @@ POLL_SECONDS: Final = 0.05
 OPEN_SECONDS: Final = 10.0
 _AGAIN_SECONDS: Final = 1.0
 
+LETTERS_CONFIG: Final = {"cleanup.policy": "compact"}
+"""A letter stays until one says that it is done."""
+
 _FORBIDDEN: Final = {KafkaError.TOPIC_AUTHORIZATION_FAILED, KafkaError.CLUSTER_AUTHORIZATION_FAILED}
 _PASSING: Final = {
     KafkaError._TIMED_OUT,
@@ -47,10 +50,15 @@ _IMPOSSIBLE: Final = {
 
 class Topics:
     def __init__(
-        self, settings: Settings, servers: str, create: CreateTopics | None, own: Mapping[str, dict[str, str]]
+        self,
+        settings: Settings,
+        servers: str,
+        create: CreateTopics | None,
+        own: Mapping[str, dict[str, str]],
+        letters: str,
     ) -> None:
         """`create`: how a missing topic is made; None where it may not be. `own`: topics of one partition each, with
-        the configuration that they are made with."""
+        the configuration that they are made with. `letters`: the dead letters', which is made compacted."""
         self._log = LibraryLog("admin")
         callbacks: dict[str, Any] = {"error_cb": self._on_error, "logger": self._log}
         # Not librdkafka's "info": closing with a question under way would write one past our log.
@@ -59,6 +67,7 @@ class Topics:
         self._watch = Watch(self._admin, servers)
         self._create = create
         self._own = own
+        self._letters = letters
         self._ready: set[str] = set()
         self._limits: dict[str, int] = {}
         self._compacted: set[str] = set()
@@ -66,6 +75,8 @@ class Topics:
         self._creating: dict[str, Future[Any]] = {}
         self._described: dict[str, Future[Any]] = {}
         self._not_before: dict[str, float] = {}
+        self.advice: tuple[str, str] | None = None
+        """What should be otherwise though it works, and what to do."""
         self._trouble: KafkaError | None = None
         self._poll_at = 0.0
 
@@ -155,9 +166,9 @@ class Topics:
                 " or let the bridge create it"
             )
         else:
-            config = self._own.get(name)
-            partitions = self._create.partitions if config is None else 1
-            new = NewTopic(name, partitions, self._create.replication_factor, config=config or {})
+            partitions = 1 if name in self._own else self._create.partitions
+            config = LETTERS_CONFIG if name == self._letters else self._own.get(name, {})
+            new = NewTopic(name, partitions, self._create.replication_factor, config=config)
             self._creating.update(self._admin.create_topics([new], request_timeout=OPEN_SECONDS))
 
     def _creating_answer(self, name: str) -> None:
@@ -207,6 +218,14 @@ class Topics:
                     f" kafka-configs.sh --bootstrap-server {self._servers} --alter --topic {name} --add-config"
                     " cleanup.policy=compact"
                 )
+            elif name == self._letters:
+                self.advice = (
+                    f"topic {name} is not compacted: Kafka deletes dead letters when their time is up (retention.ms), and"
+                    " keeps those that are done",
+                    f"kafka-configs.sh --bootstrap-server {self._servers} --alter --topic {name} --add-config"
+                    " cleanup.policy=compact",
+                )
+                log.warning("dead letters are deleted in time", topic=name, reason="the topic is not compacted")
         elif isinstance(error, KafkaException) and error.args[0].code() in _PASSING:
             self._not_before[name] = time.monotonic() + _AGAIN_SECONDS
             return
