@@ -14,6 +14,7 @@ import click
 
 from bridge import __version__, config_file, log
 from bridge.cli_database import migrate, slot
+from bridge.cli_dead_letter import dead_letter
 from bridge.cli_target import config_of, config_option, connection_option, slot_option, target
 from bridge.config import Config
 from bridge.errors import BridgeError, ConfigError, Exit
@@ -178,6 +179,7 @@ def explain(config: Path | None, connection: str, table: str, role: str | None) 
 
 cli.add_command(migrate)
 cli.add_command(slot)
+cli.add_command(dead_letter)
 
 
 @cli.command()

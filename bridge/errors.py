@@ -38,6 +38,8 @@ class Exit(IntEnum):
     """`walrus-bridge check` found an error."""
     GAP = 13
     """Changes may be missing between what was delivered and what the slot still holds."""
+    LETTERS_LEFT = 14
+    """A dead letter could not be done with, or one that was named is not there."""
 
 
 class BridgeError(Exception):
@@ -114,6 +116,10 @@ class PoisonError(BridgeError):
 
 class CheckFailed(BridgeError):
     exit = Exit.CHECK_FAILED
+
+
+class LettersLeft(BridgeError):
+    exit = Exit.LETTERS_LEFT
 
 
 class DecodeError(BridgeError):

@@ -159,7 +159,9 @@ def smaller_letters(event: Event) -> list[Event]:
     one half each of the subscriptions that it lists, if those make it large; else the same without its long values, then
     without values, then halves."""
     body = _decode_letter(event.value).dead_letter
-    if 2 * max(len(bytes(body.get(name, b""))) for name in _LISTS) > len(event.value) and (halves := _halves(event, body)):
+    if 2 * max(len(bytes(body.get(name, b""))) for name in _LISTS) > len(event.value) and (
+        halves := _halves(event, body)
+    ):
         return halves
     change = msgspec.json.decode(body["change"], type=Fields)
     rows = {name: msgspec.json.decode(change[name], type=Fields) for name in _ROWS if name in change}

@@ -222,14 +222,7 @@ class EventWriter:
             "commit_lsn": format_lsn(change.transaction.commit_lsn),
             "schema": schema,
             "table": table,
-            "undecided": [
-                {
-                    "id": each.subscription.id,
-                    "subscription_id": each.subscription.subscription_id,
-                    "reason": each.reason,
-                }
-                for each in undecided
-            ],
+            "undecided": undecided_fields(undecided),
             "change": decoded,
         }
         value = json.dumps({"dead_letter": body}, ensure_ascii=False, separators=(",", ":")).encode()
@@ -245,6 +238,14 @@ class EventWriter:
             moment.seconds,
             dead_letter=True,
         )
+
+
+def undecided_fields(undecided: Iterable[Undecided]) -> list[dict[str, object]]:
+    """As dead letters list them."""
+    return [
+        {"id": each.subscription.id, "subscription_id": each.subscription.subscription_id, "reason": each.reason}
+        for each in undecided
+    ]
 
 
 def event_key(table: Table, values: Values, kind: Kind) -> bytes | None:

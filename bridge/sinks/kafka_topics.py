@@ -210,28 +210,27 @@ class Topics:
                 self._limits[name] = int(limit)
             if in_sync := found.get("min.insync.replicas"):
                 self._watch.needs(name, int(in_sync))
-            if "compact" in (found.get("cleanup.policy") or ""):
-                self._compacted.add(name)
-            elif name in self._own:
-                raise SinkRefused(
-                    f"topic {name} is not compacted, so it would forget what it holds. What to do:"
-                    f" kafka-configs.sh --bootstrap-server {self._servers} --alter --topic {name} --add-config"
-                    " cleanup.policy=compact"
-                )
-            elif name == self._letters:
-                self.advice = (
-                    f"topic {name} is not compacted: Kafka deletes dead letters when their time is up (retention.ms), and"
-                    " keeps those that are done",
-                    f"kafka-configs.sh --bootstrap-server {self._servers} --alter --topic {name} --add-config"
-                    " cleanup.policy=compact",
-                )
-                log.warning("dead letters are deleted in time", topic=name, reason="the topic is not compacted")
+            self._look_at_policy(name, found.get("cleanup.policy") or "")
         elif isinstance(error, KafkaException) and error.args[0].code() in _PASSING:
             self._not_before[name] = time.monotonic() + _AGAIN_SECONDS
             return
         else:
             log.debug("topic's configuration unknown", topic=name, reason=str(error))
         self._ready.add(name)
+
+    def _look_at_policy(self, name: str, policy: str) -> None:
+        alter = (
+            f"kafka-configs.sh --bootstrap-server {self._servers} --alter --topic {name} --add-config"
+            " cleanup.policy=compact"
+        )
+        if "compact" in policy:
+            self._compacted.add(name)
+        elif name in self._own:
+            raise SinkRefused(f"topic {name} is not compacted, so it would forget what it holds. What to do: {alter}")
+        if name == self._letters and "delete" in policy:
+            what = f"topic {name} has cleanup.policy={policy}: Kafka deletes dead letters by time, done with or not"
+            self.advice = (what, alter)
+            log.warning("dead letters are deleted by time", topic=name, cleanup_policy=policy)
 
     def _judge(self, name: str, code: int | None, error: BaseException) -> None:
         """What can never be is raised; the rest is tried again, soon."""
