@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import logging
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -199,6 +200,7 @@ def count(config: Config) -> int | None:
 @contextlib.contextmanager
 def _open(config: Config) -> Iterator[Letters]:
     log.configure("warning", config.log.format)
+    logging.getLogger("pika").setLevel(logging.CRITICAL)  # what goes wrong is our own message
     with contextlib.closing(make_letters(config)) as letters:
         yield letters
 
