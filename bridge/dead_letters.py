@@ -174,7 +174,7 @@ def retried(event: Event) -> Event:
 def left_for(letter: DeadLetter, undecided: Iterable[dict[str, object]]) -> bytes | None:
     """The letter for those for whom it still cannot be decided: its value; None: it is the same as before."""
     listed = list(undecided)
-    if listed == msgspec.to_builtins(letter.undecided):
+    if listed == [msgspec.to_builtins(each) for each in letter.undecided]:
         return None
     changed = {"undecided": listed, "reason": listed[0]["reason"]}
     body = letter.body | {name: msgspec.Raw(msgspec.json.encode(value)) for name, value in changed.items()}

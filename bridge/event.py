@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Sequence
 
 import msgspec
 
@@ -19,8 +19,18 @@ _CHANGE_ID_STEPS = 5
 LARGEST_BURIED_BYTES = 64 << 10
 """Of a rejected event, a `wal` larger than this is not in its dead letter."""
 
-Json = Mapping[str, bytes]
-"""By column: the value's JSON."""
+
+class Json(msgspec.Struct, gc=False):
+    """A row's values as JSON, by column."""
+
+    names: tuple[str, ...]
+    values: Sequence[bytes]
+
+    def __getitem__(self, name: str) -> bytes:
+        return self.values[self.names.index(name)]
+
+
+NO_ROW = Json((), ())
 
 
 class Event(msgspec.Struct, gc=False):
@@ -94,6 +104,8 @@ class _Letter(msgspec.Struct):
 
 
 _LISTS = ("undecided", "undelivered")
+_LARGE_LIST = 4
+"""A list of at least one such part of a letter may be what makes it too large."""
 _ROWS = ("record", "old_record")
 
 
@@ -156,10 +168,10 @@ def rejected_letter(event: Event, reason: str) -> Event:
 
 def smaller_letters(event: Event) -> list[Event]:
     """What takes the place of a dead letter that the sink finds too large, empty where no smaller one would help: two of
-    one half each of the subscriptions that it lists, if those make it large; else the same without its long values, then
+    one half each of the subscriptions that it lists, if those may make it so; else the same without its long values, then
     without values, then halves."""
     body = _decode_letter(event.value).dead_letter
-    if 2 * max(len(bytes(body.get(name, b""))) for name in _LISTS) > len(event.value) and (
+    if _LARGE_LIST * max(len(bytes(body.get(name, b""))) for name in _LISTS) > len(event.value) and (
         halves := _halves(event, body)
     ):
         return halves

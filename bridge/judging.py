@@ -14,11 +14,11 @@ import structlog
 
 from bridge.audience import Audiences
 from bridge.catalog import Catalog, Lookup, Name
-from bridge.change import DELETE, TRUNCATE, UPDATE, Change, Commit, Message
+from bridge.change import DELETE, TRUNCATE, UPDATE, Change, Commit, Kind, Message
 from bridge.errors import PoisonError
 from bridge.event import Event, Values
-from bridge.judged import Judged, Subscription, Undecided, missing_key
-from bridge.pools import Candidate
+from bridge.judged import Judged, Undecided
+from bridge.pools import Candidate, Route
 from bridge.rls import Outdated
 from bridge.sql import Connection, is_transient, translate
 from bridge.subscriptions import Subscriptions, Update, is_subscription_change
@@ -35,15 +35,14 @@ _FIRST_WAIT_SECONDS, _LONGEST_WAIT_SECONDS = 0.0005, 0.25
 
 
 class Lost(msgspec.Struct, frozen=True, eq=False):
-    """A change whose table is gone, and the subscriptions that knew it by its name."""
+    """A change whose table is gone, though there are subscriptions that knew it by its name."""
 
     change: Change
-    subscriptions: tuple[Subscription, ...]
 
 
 Step = Candidate | Lost | Commit
 Decided = tuple[Judged | None, Values | Unfit | None]
-"""None: the table is gone; no values: the change does not fit the table."""
+"""None: the table is gone."""
 
 TABLE_LOST: Final = "the table was dropped or renamed, or another one has taken its name"
 
@@ -146,7 +145,7 @@ class Judging:
             self._begin(())
             lookups = self._asked((), lambda: self._catalog.look_up([name for _, name in changes]))
             candidates = [
-                self._candidate_again(change, lookup.oid)
+                Candidate(change, self._route(lookup.oid, change.kind))
                 for (change, _), lookup in zip(changes, lookups, strict=True)
                 if lookup
             ]
@@ -202,60 +201,65 @@ class Judging:
         """Which changes have subscribers, each at its own place in the stream."""
         steps: list[Step] = []
         fresh = iter(updates)
+        routes: dict[tuple[str, str, int | None, Kind], list[Route] | None] = {}
         for message in messages:
             if isinstance(message, Change):
                 if updates and is_subscription_change(message):
                     update = next(fresh)
                     if update is not None:
                         self._pending.append(update)
-                if message.kind != TRUNCATE:
-                    steps.extend(self._candidates(message, lookups))
+                key = (message.schema, message.table, message.oid, message.kind)
+                try:
+                    found = routes[key]
+                except KeyError:
+                    found = routes[key] = self._routes(message, lookups)
+                if found is None:
+                    steps.append(Lost(message))
+                else:
+                    steps += [Candidate(message, route) for route in found]
             elif isinstance(message, Commit):
                 if self._pending:
                     self._subscriptions.apply(self._pending)
                     self._pending = []
+                    routes.clear()
                 steps.append(message)
         return steps
 
-    def _candidates(self, change: Change, lookups: dict[Name, Lookup | None]) -> Iterable[Candidate | Lost]:
+    def _routes(self, change: Change, lookups: dict[Name, Lookup | None]) -> list[Route] | None:
+        """Where such changes go, as long as the subscriptions are the same; None: the table is gone, and was known."""
         name = (change.schema, change.table, change.oid)
-        if name not in lookups:
-            return
+        if change.kind == TRUNCATE or name not in lookups:
+            return []
         lookup = lookups[name]
         if lookup is None:
-            knew = self._subscriptions.knew(change.schema, change.table, change.kind)
-            if knew:
-                yield Lost(change, tuple(knew))
-            return
+            return None if self._subscriptions.knew(change.schema, change.table, change.kind) else []
+        routes = []
         for oid in (lookup.oid, *lookup.ancestors):
-            groups = self._subscriptions.groups(oid, change.kind)
-            leaving = self._subscriptions.groups(oid, DELETE) if self._leave and change.kind == UPDATE else ()
-            if groups or leaving:
+            route = self._route(oid, change.kind)
+            if route.groups or route.leaving:
                 self._subscriptions.learn_name(change.schema, change.table, oid)
-                yield Candidate(change, oid, groups, self._subscriptions.version, leaving)
+                routes.append(route)
+        return routes
 
-    def _candidate_again(self, change: Change, oid: int) -> Candidate:
-        """The change for those who subscribe to this table now, be there any or not."""
+    def _route(self, oid: int, kind: Kind) -> Route:
         subscriptions = self._subscriptions
-        leaving = subscriptions.groups(oid, DELETE) if self._leave and change.kind == UPDATE else ()
-        return Candidate(change, oid, subscriptions.groups(oid, change.kind), subscriptions.version, leaving)
+        leaving = subscriptions.groups(oid, DELETE) if self._leave and kind == UPDATE else ()
+        return Route(oid, kind, subscriptions.groups(oid, kind), subscriptions.version, leaving)
 
     # -- deciding --------------------------------------------------------------------------------------------------
 
     def _decide(self, candidates: Sequence[Candidate]) -> list[Decided]:
         """Who gets each candidate, and its values."""
         decided = self._audiences.decide(candidates)
-        fit = [each for each in decided if each is not None and missing_key(each.change, each.table) is None]
-        made = dict(zip(map(id, fit), self._values.make(fit), strict=True))
-        return [(judged, made.get(id(judged))) for judged in decided]
+        return list(zip(decided, self._values.make(decided), strict=True))
 
     def _write(self, candidate: Candidate, judged: Judged | None, values: Values | Unfit | None) -> list[Event]:
         change = candidate.change
-        if judged is None:
-            return [self._letter(change, misfit(judged, values), change.schema, change.table)]
+        if judged is None or values is None:
+            return [self._letter(change, misfit(None), change.schema, change.table)]
         table = judged.table
-        if values is None or isinstance(values, Unfit):
-            return [self._letter(change, misfit(judged, values), table.schema, table.name)]
+        if isinstance(values, Unfit):
+            return [self._letter(change, misfit(values), table.schema, table.name)]
         events = self._writer.write(judged, values)
         if judged.undecided:
             reason = judged.undecided[0].reason
@@ -275,11 +279,6 @@ class Judging:
         return letter
 
 
-def misfit(judged: Judged | None, values: Values | Unfit | None) -> str:
+def misfit(values: Unfit | None) -> str:
     """Why a change that was decided so has no events at all."""
-    if judged is None:
-        return "the table is gone"
-    if isinstance(values, Unfit):
-        return f"the change does not fit the table: {values.reason}"
-    missing = missing_key(judged.change, judged.table)
-    return f"the change does not fit the table: it has no value for the key column {missing}"
+    return "the table is gone" if values is None else f"the change does not fit the table: {values.reason}"

@@ -177,7 +177,7 @@ class _Judge:
             return _Verdict(Outcome(letter, left=TABLE_LOST))
         judged, values = decided
         if judged is None or values is None or isinstance(values, Unfit):
-            return _Verdict(Outcome(letter, left=misfit(judged, values)))
+            return _Verdict(Outcome(letter, left=misfit(values if isinstance(values, Unfit) else None)))
         if letter.undecided and not {judged.table.oid}.issuperset(self._subscriptions.entities()):
             return _Verdict(Outcome(letter, left=TABLE_LOST))
         events = [retried(event) for event in EventWriter(letter.identity).write(judged, values)]

@@ -54,12 +54,13 @@ class KafkaLetters(Letters):
 
     def settle(self, outcomes: Sequence[tuple[Stored, bytes | None]]) -> list[Stored]:
         self._catch_up()
-        changed = [each for each, _ in outcomes if any(self._newest[_place(one)] is not one for one in each.messages)]
+        changed = [each for each, _ in outcomes if any(self._is_anew(one) for one in each.messages)]
         if self._producer is None:
             self._producer = Producer(self._settings | {"error_cb": self._on_error, "logger": LibraryLog("letters")})
         for stored, instead in outcomes:
             for message in stored.messages if stored not in changed else ():
-                self._produce(message, instead)
+                if self._newest[_place(message)] is message:  # else somebody else is done with it
+                    self._produce(message, instead)
         while len(self._producer):
             self._producer.poll(0.1)
             if self._failure is not None:
@@ -76,6 +77,11 @@ class KafkaLetters(Letters):
         if self._producer is not None:
             self._producer.purge()
         self._consumer = self._producer = None
+
+    def _is_anew(self, message: Message) -> bool:
+        """Another letter has taken its place."""
+        newest = self._newest[_place(message)]
+        return newest is not message and newest.value() is not None
 
     def _produce(self, message: Message, instead: bytes | None) -> None:
         """Into the partition that the letter is in: a tombstone in another one would leave it there."""
