@@ -148,10 +148,12 @@ def retry_letters(config: Path | None, connection: str, ids: tuple[str, ...], ev
             done += outcome.left is None
             sent = f"{_count(outcome.events, 'event')} for {_count(outcome.subscriptions, 'subscription')}"
             if outcome.left is None:
-                click.echo(f"done  {outcome.letter.id}: {sent}")
+                click.echo(f"done  {outcome.letter.id}: {sent if outcome.events else 'nobody may see it, or wants it now'}")
             else:
-                told = f"{sent}; still undecided: {outcome.undecided}" if outcome.undecided else "nothing sent"
-                click.echo(f"left  {outcome.letter.id}: {told}: {printable(outcome.left)}")
+                told = f"{sent if outcome.events else 'nothing sent'}, still undecided: {outcome.undecided}"
+                click.echo(
+                    f"left  {outcome.letter.id}: {told if outcome.undecided else 'nothing sent'}: {printable(outcome.left)}"
+                )
     click.echo(f"{done} done, {left} left")
     if left:
         raise LettersLeft(f"{_count(left, 'dead letter')} could not be done with. What to do: see the lines above")

@@ -134,24 +134,28 @@ class Judging:
             else:
                 yield self._letter(step.change, TABLE_LOST, step.change.schema, step.change.table)
 
-    def judge_again(self, changes: Sequence[tuple[Change, Name]]) -> list[Decided | None]:
-        """Changes that were judged before, each as one of the table of that name: who of the subscriptions that are
-        loaded gets it now. None: there is no such table.
+    def judge_again(self, changes: Sequence[tuple[Change, Name, bool]]) -> list[list[Decided]]:
+        """Changes that were judged before, each as one of the table of that name, and with the flag of the partitioned
+        tables above it as well: who of the subscriptions that are loaded gets it now. Empty: there is no such table.
 
         Raises SourceUnreachable, SourceRefused.
         """
         try:
             # Their transactions ended long ago, and an old xid may be taken for one to come (snapshot.py).
             self._begin(())
-            lookups = self._asked((), lambda: self._catalog.look_up([name for _, name in changes]))
+            lookups = self._asked((), lambda: self._catalog.look_up([name for _, name, _ in changes]))
+            tables = [
+                (lookup.oid, *(lookup.ancestors if above else ())) if lookup else ()
+                for (_, _, above), lookup in zip(changes, lookups, strict=True)
+            ]
             candidates = [
-                Candidate(change, self._route(lookup.oid, change.kind))
-                for (change, _), lookup in zip(changes, lookups, strict=True)
-                if lookup
+                Candidate(change, self._route(oid, change.kind))
+                for (change, _, _), oids in zip(changes, tables, strict=True)
+                for oid in oids
             ]
             decided = iter(self._asked((), lambda: self._decide(candidates)) if candidates else [])
             self._catalog.end()
-            return [next(decided) if lookup else None for lookup in lookups]
+            return [[next(decided) for _ in oids] for oids in tables]
         except psycopg.Error as error:
             raise translate(error, "judging changes") from error
 

@@ -17,6 +17,7 @@ from bridge.checkpoint import Ticket
 from bridge.dead_letters import DeadLetter, Recorded, change_of, left_for, retried, ways_on
 from bridge.delivery import Delivery
 from bridge.event import Event
+from bridge.judged import Undecided
 from bridge.judgement import make_judging, same_database
 from bridge.judging import TABLE_LOST, Decided, Judging, misfit
 from bridge.lsn import Identity
@@ -151,16 +152,18 @@ class _Judge:
             anew = {"left": "the bridge has written it anew meanwhile"} if stored in changed else {}
             yield msgspec.structs.replace(verdict.outcome, **anew)
 
-    def _judged(self, letters: Sequence[DeadLetter]) -> list[Decided | None | _Verdict]:
+    def _judged(self, letters: Sequence[DeadLetter]) -> list[list[Decided] | _Verdict]:
         """What `judge_again` says of each, or the verdict where it is not asked."""
-        found: list[Decided | None | _Verdict] = []
+        found: list[_Verdict | None] = []
         changes = []
         for letter in letters:
             assert letter.recorded is not None
             stranger = self._stranger(letter, letter.recorded)
             found.append(None if stranger is None else _Verdict(Outcome(letter, left=stranger)))
             if stranger is None:
-                changes.append((change_of(letter, letter.recorded), letter.name))
+                # Of a table that was gone, nobody knew what is above it: those there have not got their events either.
+                above = bool(letter.undecided) or letter.reason == TABLE_LOST
+                changes.append((change_of(letter, letter.recorded), letter.name, above))
         decided = iter(self._judging.judge_again(changes))
         return [next(decided) if each is None else each for each in found]
 
@@ -172,21 +175,26 @@ class _Judge:
             return f"its change is of another database ({recorded.database}, here {self._database})"
         return None
 
-    def _verdict(self, letter: DeadLetter, decided: Decided | None) -> _Verdict:
-        if decided is None:
+    def _verdict(self, letter: DeadLetter, decided: Sequence[Decided]) -> _Verdict:
+        if not decided:
             return _Verdict(Outcome(letter, left=TABLE_LOST))
-        judged, values = decided
-        if judged is None or values is None or isinstance(values, Unfit):
-            return _Verdict(Outcome(letter, left=misfit(values if isinstance(values, Unfit) else None)))
-        if letter.undecided and not {judged.table.oid}.issuperset(self._subscriptions.entities()):
+        writer = EventWriter(letter.identity)
+        events: list[Event] = []
+        undecided: list[Undecided] = []
+        judged_tables: set[int] = set()
+        for judged, values in decided:
+            if judged is None or values is None or isinstance(values, Unfit):
+                return _Verdict(Outcome(letter, left=misfit(values if isinstance(values, Unfit) else None)))
+            judged_tables.add(judged.table.oid)
+            events += map(retried, writer.write(judged, values))
+            undecided += judged.undecided
+        if letter.undecided and not judged_tables.issuperset(self._subscriptions.entities()):
             return _Verdict(Outcome(letter, left=TABLE_LOST))
-        events = [retried(event) for event in EventWriter(letter.identity).write(judged, values)]
         outcome = Outcome(letter, len(events), sum(len(event.subscription_ids) for event in events))
-        if not judged.undecided:
+        if not undecided:
             return _Verdict(outcome, events)
-        undecided = undecided_fields(judged.undecided)
-        outcome = msgspec.structs.replace(outcome, undecided=len(undecided), left=judged.undecided[0].reason)
-        return _Verdict(outcome, events, left_for(letter, undecided))
+        outcome = msgspec.structs.replace(outcome, undecided=len(undecided), left=undecided[0].reason)
+        return _Verdict(outcome, events, left_for(letter, undecided_fields(undecided)))
 
     def _as_sent(self, verdict: _Verdict, ticket: Ticket) -> _Verdict:
         """Where the broker refuses one of its events, the letter stays as it is."""
