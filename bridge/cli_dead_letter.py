@@ -118,7 +118,7 @@ def show(config: Path | None, connection: str, id: str, as_json: bool) -> None:
 def retry_letters(config: Path | None, connection: str, ids: tuple[str, ...], every: bool, table: str | None) -> None:
     """Judge dead letters again, as of now, and send what may be seen to those who have not got it.
 
-    A letter goes when all is acknowledged; where some still cannot be decided, it stays for them. Ends with 14 where
+    A letter goes when all is acknowledged; where some still cannot be decided, it stays for them. Ends with 16 where
     a letter stays.
 
     \b
@@ -148,7 +148,9 @@ def retry_letters(config: Path | None, connection: str, ids: tuple[str, ...], ev
             done += outcome.left is None
             sent = f"{_count(outcome.events, 'event')} for {_count(outcome.subscriptions, 'subscription')}"
             if outcome.left is None:
-                click.echo(f"done  {outcome.letter.id}: {sent if outcome.events else 'nobody may see it, or wants it now'}")
+                click.echo(
+                    f"done  {outcome.letter.id}: {sent if outcome.events else 'nobody may see it, or wants it now'}"
+                )
             else:
                 told = f"{sent if outcome.events else 'nothing sent'}, still undecided: {outcome.undecided}"
                 click.echo(

@@ -38,7 +38,7 @@ class Exit(IntEnum):
     """`walrus-bridge check` found an error."""
     GAP = 13
     """Changes may be missing between what was delivered and what the slot still holds."""
-    LETTERS_LEFT = 14
+    LETTERS_LEFT = 16
     """A dead letter could not be done with, or one that was named is not there."""
 
 
