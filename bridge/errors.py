@@ -38,6 +38,8 @@ class Exit(IntEnum):
     """`walrus-bridge check` found an error."""
     GAP = 13
     """Changes may be missing between what was delivered and what the slot still holds."""
+    NOT_KEPT = 14
+    """What was to be replayed, or an LSN asked for, is older than what a slot keeps."""
     LETTERS_LEFT = 16
     """A dead letter could not be done with, or one that was named is not there."""
 
@@ -82,6 +84,10 @@ class SlotError(BridgeError):
 
 class GapError(BridgeError):
     exit = Exit.GAP
+
+
+class NotKept(BridgeError):
+    exit = Exit.NOT_KEPT
 
 
 class SinkUnreachable(Transient):

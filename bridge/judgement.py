@@ -13,7 +13,7 @@ from bridge.filters import Comparer
 from bridge.joined import JoinedJudge
 from bridge.judging import Judging
 from bridge.policy_facts import PolicyFacts
-from bridge.rls import Judge, Outdated, begin_judging
+from bridge.rls import Judge, Outdated, take_snapshot
 from bridge.securing import Securing
 from bridge.sql import Connection, translate
 from bridge.subscriptions import Subscriptions
@@ -48,8 +48,8 @@ def make_judging(
             catalog,
             Filtering(Comparer(connection), codec),
             Securing(
-                Judge(judging_connection, catalog.export, tally),
-                JoinedJudge(judging_connection, catalog.export, PolicyFacts(connection), tally),
+                Judge(judging_connection, catalog, tally),
+                JoinedJudge(judging_connection, catalog, PolicyFacts(catalog), tally),
                 codec,
                 current=judge == "current",
                 lossy=lossy,
@@ -75,7 +75,7 @@ def same_database(connection: Connection, judging_connection: Connection) -> Non
             connection.execute("set transaction isolation level repeatable read, read only")
             row = connection.execute("select pg_export_snapshot()").fetchone()
             assert row is not None
-            begin_judging(judging_connection, row[0])
+            take_snapshot(judging_connection, row[0])
             judging_connection.execute("rollback")
     except Outdated as error:
         raise SourceRefused(

@@ -107,11 +107,16 @@ class Judging:
         if not changes:
             return [step for step in self._match(messages, {}, ()) if isinstance(step, Commit)], []
         xids = {change.transaction.xid for change in changes}
-        self._begin(xids)
-        lookups, updates = self._asked(xids, lambda: self._look(changes))
+        names = list(dict.fromkeys([(change.schema, change.table, change.oid) for change in changes]))
+
+        def begin() -> None:
+            self._begin(xids, names)
+
+        begin()
+        lookups, updates = self._asked(begin, lambda: self._look(names, changes))
         steps = self._match(messages, lookups, updates)
         candidates = [step for step in steps if isinstance(step, Candidate)]
-        decided = self._asked(xids, lambda: self._decide(candidates)) if candidates else []
+        decided = self._asked(begin, lambda: self._decide(candidates)) if candidates else []
         self._catalog.end()
         return steps, decided
 
@@ -140,10 +145,15 @@ class Judging:
 
         Raises SourceUnreachable, SourceRefused.
         """
-        try:
+        names = [name for _, name, _ in changes]
+
+        def begin() -> None:
             # Their transactions ended long ago, and an old xid may be taken for one to come (snapshot.py).
-            self._begin(())
-            lookups = self._asked((), lambda: self._catalog.look_up([name for _, name, _ in changes]))
+            self._begin((), names)
+
+        try:
+            begin()
+            lookups = self._asked(begin, lambda: self._catalog.look_up(names))
             tables = [
                 (lookup.oid, *(lookup.ancestors if above else ())) if lookup else ()
                 for (_, _, above), lookup in zip(changes, lookups, strict=True)
@@ -153,7 +163,7 @@ class Judging:
                 for (change, _, _), oids in zip(changes, tables, strict=True)
                 for oid in oids
             ]
-            decided = iter(self._asked((), lambda: self._decide(candidates)) if candidates else [])
+            decided = iter(self._asked(begin, lambda: self._decide(candidates)) if candidates else [])
             self._catalog.end()
             return [[next(decided) for _ in oids] for oids in tables]
         except psycopg.Error as error:
@@ -161,18 +171,18 @@ class Judging:
 
     # -- asking PostgreSQL -----------------------------------------------------------------------------------------
 
-    def _begin(self, xids: Iterable[int]) -> None:
+    def _begin(self, xids: Iterable[int], names: Sequence[Name]) -> None:
         """Open the catalog's transaction with a snapshot that contains the transactions `xids`."""
         pause = _FIRST_WAIT_SECONDS
         while True:
-            if all(map(self._catalog.begin().contains, xids)):
+            if all(map(self._catalog.open(names).contains, xids)):
                 return
             self._catalog.end()
             self._wait(pause)
             pause = min(pause * 2, _LONGEST_WAIT_SECONDS)
 
-    def _asked(self, xids: Iterable[int], ask: Callable[[], T]) -> T:
-        """Ask until there is an answer; each time after the first in a fresh snapshot."""
+    def _asked(self, begin: Callable[[], None], ask: Callable[[], T]) -> T:
+        """Ask until there is an answer; each time after the first in a fresh snapshot, which `begin` takes."""
         pause = _FIRST_WAIT_SECONDS
         while True:
             try:
@@ -188,11 +198,12 @@ class Judging:
             self._catalog.end()
             self._wait(pause)
             pause = min(pause * 2, _LONGEST_WAIT_SECONDS)
-            self._begin(xids)
+            begin()
 
-    def _look(self, changes: Sequence[Change]) -> tuple[dict[Name, Lookup | None], list[Update | None]]:
+    def _look(
+        self, names: Sequence[Name], changes: Sequence[Change]
+    ) -> tuple[dict[Name, Lookup | None], list[Update | None]]:
         """What the names in the batch stand for now, and what its changes to realtime.subscription say."""
-        names = list(dict.fromkeys((each.schema, each.table, each.oid) for each in changes))
         found = dict(zip(names, self._catalog.look_up(names), strict=True))
         own = [change for change in changes if is_subscription_change(change)]
         return found, self._subscriptions.read(self._connections[0], own, self._codec) if own else []

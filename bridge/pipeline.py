@@ -12,22 +12,21 @@ import contextlib
 import gc
 import select
 import time
-from collections import deque
 from collections.abc import Callable, Mapping
 
 import structlog
 
 from bridge.backoff import Backoff
 from bridge.change import Commit
-from bridge.checkpoint import Checkpoint, Ticket
+from bridge.checkpoint import Checkpoint
 from bridge.errors import SlotActive, SlotError, Transient, Undelivered
 from bridge.event import Event
 from bridge.health import Health
 from bridge.lsn import Identity, format_lsn
 from bridge.pace import Pace
-from bridge.parts import last_resort, smaller
+from bridge.sending import DRAIN_SECONDS, Sender
 from bridge.session import Session, SourceSettings, same_server
-from bridge.sinks.base import Position, Rejection, Sink
+from bridge.sinks.base import Position, Sink
 from bridge.slot import Slot
 from bridge.stopping import Stopping, StopSignal
 
@@ -41,10 +40,8 @@ STATUS_MOVED_SECONDS = 0.01
 IN_FLIGHT_SECONDS = 0.002
 """The sink is polled so often while it has events: not all have a socket to wait on."""
 PROGRESS_SECONDS = 60.0
-DRAIN_SECONDS = 20.0
-"""After a signal: how long the broker has to acknowledge what was read."""
 QUERY_PATIENCE_SECONDS = 2.0
-"""And how long a query has to answer."""
+"""After a signal: how long a query has to answer."""
 OWN_WALSENDER_SECONDS = 5.0
 """How long a walsender of a bridge that was killed may hold the slot at the start."""
 
@@ -85,23 +82,28 @@ class Pipeline:
         self._stop = stop
         self._prepare = prepare
         self._session: Session | None = None
-        self._checkpoint = Checkpoint()
         self._identity: Identity | None = None
         self._walsender: int | None = None
         """The pid of the last stream's, which may hold the slot until it notices that we have gone."""
         self._start_lsn = 0
         self._done = ""
         """Events up to this `order` are skipped, for the sink has them (exactly once)."""
-        self._rejections: deque[Rejection] = deque()
         self._status_sent = 0
         self._status_at = 0.0
         self._heartbeat_at = 0.0
         self._progress_at = time.monotonic()
         self._told_events = 0
         """How many events the log has told of."""
-        self._pace = Pace(settings.events_per_second, settings.events_per_table)
-        self._paced = ""
-        """`order` of the change whose events are let go now."""
+        self._sender = Sender(
+            sink,
+            health,
+            stop,
+            Pace(settings.events_per_second, settings.events_per_table),
+            in_flight_bytes=settings.in_flight_bytes,
+            stop_on_failure=settings.on_failure == "stop",
+            tick=self._tick,
+            wait=self._wait_meanwhile,
+        )
         self._told_seconds = 0.0
         """How much waiting the log has told of."""
 
@@ -121,23 +123,27 @@ class Pipeline:
         else:
             self._leave()
 
+    @property
+    def _checkpoint(self) -> Checkpoint:
+        return self._sender.checkpoint
+
     def _stream(self, session: Session) -> None:
         """The loop."""
         more = False
         while not self._stop.requested:
-            reading = self._checkpoint.in_flight_bytes < self._settings.in_flight_bytes
+            reading = self._sender.has_room
             self._wait_for_work(session, reading=reading, at_once=more and reading)
             if reading:
                 batch = session.stream.read(BATCH_MESSAGES, BATCH_BYTES)
                 more = batch.more
                 if batch.data:
                     self._health.received(batch.data[-1][0])
-                for portion in self._pace.portions(session.decode(batch.data)):
+                for portion in self._sender.pace.portions(session.decode(batch.data)):
                     for output in session.judging.process(portion):
                         if isinstance(output, Commit):
                             self._checkpoint.commit(output.end_lsn)
-                        else:
-                            self._send(output, session)
+                        elif not self._done or self._is_new(output):
+                            self._sender.send(output)
                 if batch.keepalive is not None and not session.in_transaction:
                     self._checkpoint.keepalive(batch.keepalive)
                     self._health.received(batch.keepalive)
@@ -146,76 +152,16 @@ class Pipeline:
             self._tick()
             self._look_ahead(session)
 
-    def _send(self, event: Event, session: Session) -> None:
-        """Hand the event to the sink; while it is full, or the limits hold it back, all else goes on but reading."""
-        if self._done:
-            if event.order <= self._done:
-                return
-            self._done = ""
-        if self._pace.is_limited:
-            self._hold_back(event, session)
-        self._make_room()
-        counts = self._health.dead_letters if event.dead_letter else self._health.events
-        counts[event.schema, event.table] += 1
-        self._hand_over(event, self._checkpoint.current)
-        self._rejections.extend(self._sink.rejected())
-        self._bury_rejections()
-
-    def _hold_back(self, event: Event, session: Session) -> None:
-        """Wait until the limits let it go; but never between the events of one change, which stay together."""
-        table = (event.schema, event.table)
-        began = now = time.monotonic()
-        if event.order != self._paced:
-            self._paced = event.order
-            while (seconds := self._pace.wait_seconds(table, now)) > 0:
-                if self._stop.requested:
-                    raise Stopping
-                self._wait(seconds)
-                self._bury_rejections()
-                self._tick()
-                self._look_ahead(session)
-                now = time.monotonic()
-            if now > began and self._pace.waited(now - began, now):
-                log.info("held back by limits", table=f"{event.schema}.{event.table}")
-            self._health.held_back_seconds = self._pace.waited_seconds
-        self._pace.spend(table, now)
-
-    def _make_room(self) -> None:
-        """While too much is in flight nothing more is written: the events of one batch may be many, and large."""
-        while self._checkpoint.in_flight_bytes >= self._settings.in_flight_bytes:
-            if self._stop.requested_for(DRAIN_SECONDS):
-                raise Stopping
-            self._tick(0.005)
-            self._bury_rejections()
-
-    def _hand_over(self, event: Event, ticket: Ticket) -> None:
-        while not self._sink.send(event, ticket):
-            if self._stop.requested_for(DRAIN_SECONDS):
-                raise Stopping
-            self._tick(0.005)
-
-    def _bury_rejections(self) -> None:
-        """What the broker does not take goes in parts or smaller where that may help, else as a dead letter: under the
-        same ticket, so that the position waits for that instead."""
-        while self._rejections:
-            rejection = self._rejections[0]
-            event, reason = rejection.event, rejection.reason
-            instead = smaller(event, rejection.share) if rejection.too_large else None
-            if instead is None:
-                instead = iter([last_resort(event, reason, stop=self._settings.on_failure == "stop")])
-                self._health.dead_letters[event.schema, event.table] += 1
-                log.warning("event quarantined", id=event.id, reason=reason)
-            for each in instead:
-                self._hand_over(each, rejection.ticket)
-            self._rejections.popleft()
-            rejection.ticket.acknowledge(rejection.event.size)
-            self._sink.replaced(rejection)
-            # Of what has just been sent: in its place.
-            self._rejections.extendleft(reversed(self._sink.rejected()))
+    def _is_new(self, event: Event) -> bool:
+        """Whether the sink does not have it yet."""
+        if event.order <= self._done:
+            return False
+        self._done = ""
+        return True
 
     def _tick(self, seconds: float = 0.0) -> None:
         """What must go on whatever else waits: acknowledgements, and status updates."""
-        self._rejections.extend(self._sink.poll(seconds))
+        self._sender.poll(seconds)
         now = time.monotonic()
         self._health.turn()
         confirmed = self._confirmable()
@@ -235,8 +181,9 @@ class Pipeline:
 
     def _held_back(self) -> dict[str, float]:
         """Of the last minute, what the limits have cost; said only where there are limits."""
-        waited, self._told_seconds = self._pace.waited_seconds - self._told_seconds, self._pace.waited_seconds
-        return {"held_back_seconds": round(waited, 1)} if self._pace.is_limited else {}
+        pace = self._sender.pace
+        waited, self._told_seconds = pace.waited_seconds - self._told_seconds, pace.waited_seconds
+        return {"held_back_seconds": round(waited, 1)} if pace.is_limited else {}
 
     def _confirmable(self) -> int:
         return max(self._start_lsn, self._sink.confirmable(self._checkpoint.advance()))
@@ -266,9 +213,16 @@ class Pipeline:
                 return
             time.sleep(min(left, 0.05))
 
+    def _wait_meanwhile(self, seconds: float) -> None:
+        """Let nothing but the reading wait for so long, or less."""
+        self._wait(seconds)
+        self._tick()
+        if self._session is not None:
+            self._look_ahead(self._session)
+
     def _wait_for_work(self, session: Session, *, reading: bool, at_once: bool) -> None:
         """Until a socket has something, or it is time for a status update."""
-        self._bury_rejections()
+        self._sender.bury_rejections()
         self._wait(0 if at_once else STATUS_SECONDS / 2, session.stream.fileno() if reading else None)
 
     def _wait(self, seconds: float, source: int | None = None) -> None:
@@ -299,7 +253,7 @@ class Pipeline:
                 same_server(self._identity, session.identity)
                 if self._identity.timeline != session.identity.timeline:
                     # What was acknowledged of the old timeline says nothing of LSNs on this one.
-                    self._checkpoint = Checkpoint(in_flight=self._checkpoint.in_flight)
+                    self._sender.checkpoint = Checkpoint(in_flight=self._checkpoint.in_flight)
                     self._start_lsn = 0
             self._identity = session.identity
             session.check_server()
@@ -324,7 +278,7 @@ class Pipeline:
             guard.check(confirmed, self._checkpoint.advance(), accept_gap=accept_gap)
             position = self._sink.resume(session.identity)
             if self._sink.forgets:
-                self._rejections.clear()
+                self._sender.forget_rejections()
             if position is None:
                 # What was acknowledged meanwhile counts; what was in flight with the old stream comes again.
                 start, done = max(confirmed, self._checkpoint.advance()), ""
@@ -341,7 +295,7 @@ class Pipeline:
             session.close()
             raise
         # What the sink still holds of the old stream counts for the budget, unless it has forgotten that.
-        self._checkpoint = Checkpoint(start, None if self._sink.forgets else self._checkpoint.in_flight)
+        self._sender.checkpoint = Checkpoint(start, None if self._sink.forgets else self._checkpoint.in_flight)
         self._health.in_flight = self._checkpoint.in_flight
         self._start_lsn, self._done = start, done
         self._status_sent, self._status_at = 0, 0.0
@@ -414,7 +368,7 @@ class Pipeline:
     def _drain(self) -> None:
         while self._checkpoint.in_flight_events and not self._stop.requested_for(DRAIN_SECONDS):
             with contextlib.suppress(Stopping):
-                self._bury_rejections()
+                self._sender.bury_rejections()
             self._last_words(lambda: self._tick(0.02))
         confirmed = self._confirmable()
         self._last_words(lambda: self._confirm(confirmed, time.monotonic()))

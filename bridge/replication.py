@@ -15,7 +15,7 @@ import psycopg
 from psycopg import pq
 
 from bridge.errors import BridgeError, SlotActive, SlotError, SourceRefused, SourceUnreachable
-from bridge.lsn import Identity, format_lsn, parse_history
+from bridge.lsn import Identity, format_lsn, parse_history, parse_lsn
 from bridge.sql import FIXED_SETTINGS, connection_error, conninfo_with, later_settings, remedy
 
 _KEEPALIVE = struct.Struct("!cQqB")  # 'k', end of WAL, clock, whether a reply is wanted
@@ -91,6 +91,19 @@ class ReplicationStream:
             switches = parse_history(history)
         return Identity(system_identifier, timeline, switches)
 
+    def copy_slot(self, slot: str, name: str) -> int:
+        """Make `name`, a temporary copy of `slot`: only this session can stream it, and it goes with it, however that
+        ends. The LSN from which on it has changes. The slot may be in use meanwhile.
+
+        Raises SlotError, SourceRefused.
+        """
+        command = f"SELECT lsn FROM pg_copy_logical_replication_slot({_literal(slot)}, {_literal(name)}, true)"
+        return parse_lsn(self._rows(command, f"copying slot {slot}")[0][0])
+
+    def drop_copy(self, name: str) -> None:
+        """Drop what `copy_slot` has made, before it is streamed."""
+        self._rows(f"SELECT pg_drop_replication_slot({_literal(name)})", f"dropping slot {name}")
+
     def start(self, slot: str, lsn: int, options: dict[str, str]) -> None:
         """Begin streaming at the later of `lsn` and the slot's confirmed position.
 
@@ -156,6 +169,10 @@ class ReplicationStream:
         except psycopg.Error as error:
             raise SourceUnreachable(f"the replication stream broke: {error}") from error
 
+    def abandon(self) -> None:
+        """Close at once, where nothing depends on the last status update."""
+        self._pgconn.finish()
+
     def close(self) -> None:
         """End the stream so that the last status update arrives: a bare close under load loses it."""
         if self._streaming and self._pgconn.status == pq.ConnStatus.OK:
@@ -178,10 +195,10 @@ class ReplicationStream:
                 return
             poller.poll(100)
 
-    def _rows(self, command: str) -> list[list[str]]:
+    def _rows(self, command: str, doing: str = "") -> list[list[str]]:
         result = self._execute(command)
         if result.status != pq.ExecStatus.TUPLES_OK:
-            raise self._refusal(result, command.split(maxsplit=1)[0])
+            raise self._refusal(result, doing or command.split(maxsplit=1)[0])
         return [
             [(result.get_value(row, column) or b"").decode() for column in range(result.nfields)]
             for row in range(result.ntuples)
@@ -229,6 +246,8 @@ def refusal(state: str, text: str, doing: str) -> BridgeError:
                 f" anew"
             )
         return SlotError(f"{what}. What to do: `walrus-bridge slot create`; what was not streamed before is gone")
+    if "all replication slots are in use" in text:
+        return SourceRefused(f"{what}. What to do: drop an unused slot, or raise max_replication_slots")
     if "output_plugin_libraries" in text or "may not be used as an output plugin" in text:
         return SourceRefused(f"{what}. What to do: add it to output_plugin_libraries in postgresql.conf and reload")
     invalidated = state == "55000" and ("can no longer get changes" in text or "invalidated" in text)

@@ -164,7 +164,7 @@ class _Judge:
                 # Of a table that was gone, nobody knew what is above it: those there have not got their events either.
                 above = bool(letter.undecided) or letter.reason == TABLE_LOST
                 changes.append((change_of(letter, letter.recorded), letter.name, above))
-        decided = iter(self._judging.judge_again(changes))
+        decided = iter(self._judging.judge_again(changes) if changes else [])
         return [next(decided) if each is None else each for each in found]
 
     def _stranger(self, letter: DeadLetter, recorded: Recorded) -> str | None:

@@ -25,7 +25,7 @@ from bridge.publication import require as require_publication
 from bridge.replication import ReplicationStream
 from bridge.rls import SETTINGS as JUDGING_SETTINGS
 from bridge.slot import Slot, create, find, problem
-from bridge.sql import APPLICATION_NAME, connect, translate
+from bridge.sql import APPLICATION_NAME, Connection, connect, translate
 from bridge.subscriptions import Subscriptions
 from bridge.tally import Tally
 from bridge.values import PGOUTPUT_CODEC, WAL2JSON_CODEC
@@ -37,6 +37,9 @@ log = structlog.get_logger()
 
 LOGGED_TABLES = 20
 """How many subscribed tables the log names at the start."""
+
+
+Decoder = Wal2JsonDecoder | PgOutputDecoder
 
 
 class SourceSettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -92,7 +95,7 @@ class Session:
             leave=settings.leave,
         )
         self._streams = streams(settings.include, settings.exclude)
-        self._decoder: Wal2JsonDecoder | PgOutputDecoder = Wal2JsonDecoder() if lossy else PgOutputDecoder()
+        self._decoder = make_decoder(settings)
 
     def check_server(self) -> None:
         """What must hold before anything moves. Raises SourceRefused with what to do."""
@@ -167,16 +170,7 @@ class Session:
     def start(self, lsn: int) -> None:
         """Begin streaming."""
         settings = self._settings
-        version = self.connection.info.server_version
-        if settings.plugin == "wal2json":
-            options = wal2json_options(settings.include, settings.exclude)
-        else:
-            assert settings.publication is not None
-            try:
-                require_publication(self.connection, settings.publication, list(self.subscriptions.entities()))
-            except psycopg.Error as error:
-                raise translate(error, f"reading publication {settings.publication}") from error
-            options = pgoutput_options(settings.publication, version)
+        options = start_options(settings, self.connection, list(self.subscriptions.entities()))
         self.stream.start(settings.slot, lsn, options)
         log.info(
             "streaming",
@@ -214,6 +208,23 @@ class Session:
     def close(self) -> None:
         """End the stream so that the last status arrives, then the other connections."""
         self._stack.close()
+
+
+def make_decoder(settings: SourceSettings) -> Decoder:
+    return Wal2JsonDecoder() if settings.plugin == "wal2json" else PgOutputDecoder()
+
+
+def start_options(settings: SourceSettings, connection: Connection, subscribed: list[int]) -> dict[str, str]:
+    """START_REPLICATION's options. With pgoutput, raises SourceRefused where the publication lacks a table of `subscribed`
+    (OIDs), or does not tell of the subscriptions."""
+    if settings.plugin == "wal2json":
+        return wal2json_options(settings.include, settings.exclude)
+    assert settings.publication is not None
+    try:
+        require_publication(connection, settings.publication, subscribed)
+    except psycopg.Error as error:
+        raise translate(error, f"reading publication {settings.publication}") from error
+    return pgoutput_options(settings.publication, connection.info.server_version)
 
 
 def same_server(before: Identity, now: Identity) -> None:

@@ -324,12 +324,21 @@ def test_killed_between_the_event_and_the_letter_s_end_it_comes_again_under_the_
 
 
 def needed(kafka: Kafka, topic: str, in_sync: int) -> None:
-    """How many replicas must take a message."""
+    """How many replicas must take a message; there is one. Returns when that holds."""
     entry = ConfigEntry("min.insync.replicas", str(in_sync), incremental_operation=AlterConfigOpType.SET)
     resource = ConfigResource(ConfigResource.Type.TOPIC, topic, incremental_configs=[entry])
     admin = kafka.admin
     for future in admin.incremental_alter_configs([resource]).values():
         future.result(10)
+    producer = Producer({"bootstrap.servers": kafka.servers, "message.timeout.ms": 1000})
+
+    def is_taken() -> bool:
+        fates: list[bool] = []
+        producer.produce(topic, None, "nobody's", on_delivery=lambda error, _: fates.append(error is None))
+        producer.flush(10)
+        return fates == [True]
+
+    wait_until(lambda: is_taken() is (in_sync == 1), f"{in_sync} replicas")
 
 
 def test_letters_are_listed_shown_and_dropped(world: World, streamed: Callable[..., Any]) -> None:
@@ -418,6 +427,89 @@ def test_a_table_that_was_gone_and_is_back_is_tried_for_all_who_subscribe_now(
     assert other not in audience(event[1])
     assert len(audience(event[1])) == 2
     assert world.letters() == []
+
+
+def test_of_a_partition_that_was_gone_and_is_back_those_above_it_hear_too(
+    kafka_world: World, streamed: Callable[..., Any]
+) -> None:
+    world, database = kafka_world, kafka_world.database
+    database.execute("""
+        create table note (id int primary key, owner text) partition by range (id);
+        create table note_low partition of note for values from (0) to (10);
+        grant select on note to anon;
+        alter table note enable row level security;
+        create policy by_level on note to anon using ((auth.jwt() ->> 'level')::int > 0);
+    """)
+    good = database.subscribe("note", role="anon", level="1")
+    bad = database.subscribe("note", role="anon", level="bad")
+    own = database.subscribe("note_low")
+    streamed(
+        world,
+        "insert into note values (1, 'a')",  # so that it is known who hears of this name
+        "begin; insert into note values (2, 'a'); alter table note_low rename to away; commit",
+    )
+    first, second = world.letters()
+    assert "policy" in first["reason"]
+    assert (second["table"], second["undecided"]) == ("note_low", 0)
+    assert world.command("drop", first["id"], "--yes").status == 0
+
+    database.execute("alter table away rename to note_low")
+    done = world.command("retry", "--all")
+    done.refused(Exit.LETTERS_LEFT)
+    assert "2 events for 2 subscriptions, still undecided: 1: policy" in done.stdout
+    database.execute("alter policy by_level on note to anon using (true)")
+    assert world.command("retry", "--all").status == 0
+    assert world.letters() == []
+
+    def of(table: str) -> list[tuple[int, list[str]]]:
+        values = [value for _, value in world.events(table)]
+        return [(json.loads(value)["wal"]["record"]["id"], audience(value)) for value in values]
+
+    assert sorted(of("note")) == sorted([(1, [good]), (2, [good]), (2, [bad])])
+    assert of("note_low") == [(1, [own]), (2, [own])]
+
+
+def test_two_who_retry_at_the_same_time_lose_nothing_and_leave_nothing(
+    world: World, streamed: Callable[..., Any], tmp_path: Any
+) -> None:
+    database = world.database
+    database.execute(NOTE)
+    bad = database.subscribe("note", role="anon", level="bad")
+    streamed(world, "insert into note select n, 'a', 'x' from generate_series(1, 120) n")
+    assert len(world.letters()) == 120
+    database.execute("alter policy by_level on note to anon using (true)")
+    line = [command.program(), "dead-letter", "retry", "--all", "--config", str(tmp_path / "retry.yaml")]
+    both = [
+        subprocess.Popen(line, env=command.environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        for _ in range(2)
+    ]
+    for each in both:
+        told = each.communicate(timeout=120)
+        assert each.returncode == 0, told
+    assert world.letters() == []
+    values = dict(world.events())
+    assert sorted(json.loads(value)["wal"]["record"]["id"] for value in values.values()) == [*range(1, 121)]
+    assert all(audience(value) == [bad] for value in values.values())
+
+
+@pytest.mark.versions
+def test_the_logins_of_roles_sql_are_enough(
+    kafka_world: World, streamed: Callable[..., Any], logins: tuple[str, str]
+) -> None:
+    world, database = kafka_world, kafka_world.database
+    database.execute(NOTE)
+    for level in ("bad", "worse", "bad too", "none"):  # as many as are asked for by a join
+        database.subscribe("note", role="anon", level=level)
+    database.execute("create publication everything for table realtime.subscription, note")
+    source, judge = logins
+    world.settings["source"] |= {"connection": source, "plugin": "pgoutput", "publication": "everything"}
+    world.settings |= {"rls": {"connection": judge}, "migrations": "check"}
+    running = streamed(world, "insert into note values (1, 'a', 'x')")
+    database.execute(MENDED)
+    done = world.command("retry", "--all")
+    assert (done.status, done.stderr) == (0, "")
+    assert [len(audience(value)) for _, value in world.events()] == [3]
+    assert running.stop() == Exit.OK
 
 
 def test_a_table_of_the_same_name_is_not_taken_for_the_one_of_the_letter(

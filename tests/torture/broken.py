@@ -8,11 +8,11 @@ from collections.abc import Callable
 
 from confluent_kafka import KafkaError
 
-from bridge import pipeline
 from bridge.checkpoint import Checkpoint, Ticket
 from bridge.cli import main
 from bridge.event import Event
 from bridge.lsn import parse_lsn
+from bridge.sending import Sender
 from bridge.sinks.kafka import KafkaSink
 
 
@@ -56,10 +56,10 @@ def confirm_inside_a_transaction() -> None:
 def swallow_a_full_queue() -> None:
     """An event that the sink does not take now is forgotten."""
 
-    def hand_over(self: pipeline.Pipeline, event: Event, ticket: Ticket) -> None:
+    def hand_over(self: Sender, event: Event, ticket: Ticket) -> None:
         self._sink.send(event, ticket)
 
-    pipeline.Pipeline._hand_over = hand_over  # type: ignore[method-assign]
+    Sender._hand_over = hand_over  # type: ignore[method-assign]
     send = KafkaSink.send
 
     def often_full(self: KafkaSink, event: Event, ticket: Ticket) -> bool:
