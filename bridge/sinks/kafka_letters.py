@@ -179,9 +179,10 @@ class KafkaLetters(Letters):
         )
 
     def _refused(self, error: KafkaError) -> SinkRefused:
+        what = "grant the login Write on the topic" if error.code() in _FORBIDDEN else "mend the cause"
         return SinkRefused(
             f"Kafka does not take what is to follow a dead letter in {self.place}: {error.str()} ({error.name()}). The letter"
-            " stays. What to do: grant the login Write on the topic; then again, which sends its events under the same ids"
+            f" stays. What to do: {what}; then again, which sends its events under the same ids"
         )
 
 

@@ -1,9 +1,8 @@
 """`walrus-bridge dead-letter`: what could not be decided is tried again for those concerned, and nothing is lost on the way."""
 
 import json
-import os
-import signal
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -265,72 +264,87 @@ def test_whoever_lost_the_right_to_see_it_is_not_let_in(world: World, streamed: 
     assert world.events() == []
 
 
+STANDS_STILL = """
+import time
+from bridge.cli import main
+from bridge.sinks.kafka_letters import KafkaLetters
+from bridge.sinks.rabbitmq_letters import RabbitMQLetters
+def settle(*_):
+    print("between", flush=True)
+    time.sleep(600)
+KafkaLetters.settle = RabbitMQLetters.settle = settle
+main()
+"""
+"""The command as it is, but that it stops for good between the events' acknowledgement and the letters' end."""
+
+
 def test_killed_between_the_event_and_the_letter_s_end_it_comes_again_under_the_same_id(
     world: World, streamed: Callable[..., Any], tmp_path: Any
 ) -> None:
-    database, server, prefix = world.database, world.server, world.prefix
-    full = f"{prefix}full"
-    if isinstance(server, RabbitMQ):
-        exchange = f"{prefix}public.note"
-        world.settings["sink"]["rabbitmq"]["queues"][0]["bindings"] = {exchange: "*.*.insert"}
-        with server.connect() as connection:
-            channel = connection.channel()
-            channel.exchange_declare(exchange, "topic", durable=True)
-            channel.queue_declare(full, durable=True, arguments={"x-max-length": 1, "x-overflow": "reject-publish"})
-            channel.queue_bind(full, exchange, "*.*.update")
+    database = world.database
     database.execute(NOTE)
     bad = database.subscribe("note", role="anon", level="bad")
-    running = streamed(world, "insert into note values (1, 'a', 'x')", "update note set body = 'y'")
+    streamed(world, "insert into note values (1, 'a', 'x')", "update note set body = 'y'")
     before = world.letters()
     assert len(before) == 2
-    assert running.stop() == Exit.OK
     database.execute("alter policy by_level on note to anon using (true)")
 
-    # The first event's way is open, the way to its letter's end is not.
-    if isinstance(server, Kafka):
-        needed(server, f"{prefix}dead-letter", 2)
-    else:
-        with server.connect() as connection:
-            connection.channel().basic_publish("", full, b"fills it")
-    config = ["--config", str(tmp_path / "retry.yaml")]
-    retrying = subprocess.Popen(
-        [command.program(), "dead-letter", "retry", "--all", *config], env=command.environment(), start_new_session=True
-    )
-    try:
-        arrived = wait_until(world.events, "the event")[0]
-        assert retrying.poll() is None
-    finally:
-        os.killpg(retrying.pid, signal.SIGKILL)
-        retrying.wait(10)
+    line = [
+        sys.executable,
+        "-c",
+        STANDS_STILL,
+        "dead-letter",
+        "retry",
+        "--all",
+        "--config",
+        str(tmp_path / "retry.yaml"),
+    ]
+    with subprocess.Popen(line, env=command.environment(), stdout=subprocess.PIPE, text=True) as retrying:
+        assert retrying.stdout is not None
+        assert retrying.stdout.readline() == "between\n"
+        arrived = world.events()
+        retrying.kill()
 
-    wait_until(lambda: world.letters() == before, "both letters")
-    if isinstance(server, Kafka):
-        needed(server, f"{prefix}dead-letter", 1)
-    else:
-        with server.connect() as connection:
-            connection.channel().queue_purge(full)
+    assert [audience(value) for _, value in arrived] == [[bad], [bad]]
+    assert wait_until(lambda: world.letters(), "the letters") == before
     done = world.command("retry", "--all")
     assert (done.status, world.letters()) == (0, []), done.stderr
     again = world.events()
-    inserts = [each for each in again if json.loads(each[1])["wal"]["type"] == "INSERT"]
-    assert len(inserts) >= 2
-    assert {each[0] for each in inserts} == {arrived[0]}
-    assert all(audience(value) == [bad] for _, value in again)
-    if isinstance(server, Kafka):
-        assert {json.loads(value)["wal"]["type"] for _, value in again} == {"INSERT", "UPDATE"}
-    else:
-        with server.connect() as connection:
-            assert connection.channel().queue_declare(full, passive=True).method.message_count == 1
+    assert len(again) == 4
+    assert {each for each, _ in again} == {each for each, _ in arrived}
+    assert len({each for each, _ in arrived}) == 2
 
 
-def needed(kafka: Kafka, topic: str, in_sync: int) -> None:
-    """How many replicas must take a message; there is one. Returns when that holds."""
-    entry = ConfigEntry("min.insync.replicas", str(in_sync), incremental_operation=AlterConfigOpType.SET)
+def test_where_the_letter_s_end_is_refused_it_stays_and_the_command_says_so(
+    kafka_world: World, streamed: Callable[..., Any]
+) -> None:
+    world, database, kafka = kafka_world, kafka_world.database, kafka_world.server
+    assert isinstance(kafka, Kafka)
+    database.execute(NOTE)
+    database.subscribe("note", role="anon", level="bad")
+    streamed(world, "insert into note values (1, 'a', 'x')")
+    before = world.letters()
+    database.execute("alter policy by_level on note to anon using (true)")
+    limit(kafka, f"{world.prefix}dead-letter", 10)
+
+    world.command("retry", "--all").refused(Exit.SINK_REFUSED, "The letter stays", "What to do")
+    world.command("drop", "--all", "--yes").refused(Exit.SINK_REFUSED, "The letter stays", "What to do")
+    assert world.letters() == before
+
+    limit(kafka, f"{world.prefix}dead-letter", 1_000_000)
+    assert world.command("retry", "--all").status == 0
+    assert world.letters() == []
+    assert len({each for each, _ in world.events()}) == 1
+
+
+def limit(kafka: Kafka, topic: str, size: int) -> None:
+    """The largest message that it takes. Returns when that holds."""
+    entry = ConfigEntry("max.message.bytes", str(size), incremental_operation=AlterConfigOpType.SET)
     resource = ConfigResource(ConfigResource.Type.TOPIC, topic, incremental_configs=[entry])
     admin = kafka.admin
     for future in admin.incremental_alter_configs([resource]).values():
         future.result(10)
-    producer = Producer({"bootstrap.servers": kafka.servers, "message.timeout.ms": 1000})
+    producer = Producer({"bootstrap.servers": kafka.servers})
 
     def is_taken() -> bool:
         fates: list[bool] = []
@@ -338,7 +352,7 @@ def needed(kafka: Kafka, topic: str, in_sync: int) -> None:
         producer.flush(10)
         return fates == [True]
 
-    wait_until(lambda: is_taken() is (in_sync == 1), f"{in_sync} replicas")
+    wait_until(lambda: is_taken() is (size > 100), f"a limit of {size} bytes")
 
 
 def test_letters_are_listed_shown_and_dropped(world: World, streamed: Callable[..., Any]) -> None:
