@@ -83,7 +83,7 @@ def list_letters(config: Path | None, connection: str, table: str | None, as_jso
             click.echo(json.dumps([_summary(letter) for letter in found], indent=2, ensure_ascii=False))
             return
         for letter in found:
-            click.echo(letter.id)
+            click.echo(printable(letter.id))
             click.echo(f"  {_line(letter)}")
         click.echo(f"{_count(len(found), 'dead letter')} in {letters.place}")
 
@@ -149,12 +149,12 @@ def retry_letters(config: Path | None, connection: str, ids: tuple[str, ...], ev
             sent = f"{_count(outcome.events, 'event')} for {_count(outcome.subscriptions, 'subscription')}"
             if outcome.left is None:
                 click.echo(
-                    f"done  {outcome.letter.id}: {sent if outcome.events else 'nobody may see it, or wants it now'}"
+                    f"done  {printable(outcome.letter.id)}: {sent if outcome.events else 'nobody may see it, or wants it now'}"
                 )
             else:
                 told = f"{sent if outcome.events else 'nothing sent'}, still undecided: {outcome.undecided}"
                 click.echo(
-                    f"left  {outcome.letter.id}: {told if outcome.undecided else 'nothing sent'}: {printable(outcome.left)}"
+                    f"left  {printable(outcome.letter.id)}: {told if outcome.undecided else 'nothing sent'}: {printable(outcome.left)}"
                 )
     click.echo(f"{done} done, {left} left")
     if left:
@@ -178,27 +178,16 @@ def drop(config: Path | None, connection: str, ids: tuple[str, ...], every: bool
             return
         if not yes:
             for _, letter in picked:
-                click.echo(f"{letter.id}\n  {_line(letter)}")
+                click.echo(f"{printable(letter.id)}\n  {_line(letter)}")
             click.confirm(f"Drop {'this' if len(picked) == 1 else 'these'} for good?", abort=True)
         changed = letters.settle([(stored, None) for stored, _ in picked])
         for stored, letter in picked:
             if stored in changed:
-                click.echo(f"left     {letter.id}: the bridge has written it anew meanwhile")
+                click.echo(f"left     {printable(letter.id)}: the bridge has written it anew meanwhile")
             else:
-                click.echo(f"dropped  {letter.id}")
+                click.echo(f"dropped  {printable(letter.id)}")
     if changed:
         raise LettersLeft(f"{_count(len(changed), 'dead letter')} not dropped. What to do: look at them again")
-
-
-def count(config: Config) -> int | None:
-    """How many dead letters there are; None: the sink keeps none (stdout).
-
-    Raises SinkUnreachable, SinkRefused. Reads Kafka's topic, but takes nothing from RabbitMQ's queue.
-    """
-    if config.sink.kafka is None and config.sink.rabbitmq is None:
-        return None
-    with contextlib.closing(make_letters(config)) as letters:
-        return letters.count()
 
 
 @contextlib.contextmanager
@@ -214,7 +203,7 @@ def _read(letters: Letters) -> list[Kept]:
     found = [(stored, parse(stored.value)) for stored in letters.read()]
     if strange := sum(letter is None for _, letter in found):
         click.echo(
-            f"{_count(strange, 'message')} in {letters.place} is no dead letter of the bridge's: left alone", err=True
+            f"{_count(strange, 'message')} in {letters.place} left alone: no dead letter of the bridge's", err=True
         )
     return sorted(((stored, letter) for stored, letter in found if letter is not None), key=lambda each: each[1].id)
 
@@ -259,15 +248,16 @@ def _line(letter: DeadLetter) -> str:
     reason = printable(letter.reason)
     short = reason if len(reason) <= REASON_CHARACTERS else f"{reason[: REASON_CHARACTERS - 1]}…"
     return (
-        f"{letter.committed_at}  {printable(f'{letter.schema}.{letter.table}')}  {letter.kind}"
+        f"{printable(f'{letter.committed_at}  {letter.schema}.{letter.table}  {letter.kind}')}"
         f"  undecided: {len(letter.undecided)}  {short}"
     )
 
 
 def _described(letter: DeadLetter) -> Iterator[str]:
-    yield f"id           {letter.id}"
-    yield f"change       {letter.kind} of {printable(f'{letter.schema}.{letter.table}')}, committed {letter.committed_at}"
-    yield f"position     commit {letter.commit_lsn}, change {letter.lsn}"
+    change = f"{letter.kind} of {letter.schema}.{letter.table}, committed {letter.committed_at}"
+    yield f"id           {printable(letter.id)}"
+    yield f"change       {printable(change)}"
+    yield f"position     {printable(f'commit {letter.commit_lsn}, change {letter.lsn}')}"
     yield f"reason       {printable(letter.reason)}"
     if letter.undecided:
         yield f"undecided    {_count(len(letter.undecided), 'subscription')}; all others have their event"
@@ -277,10 +267,9 @@ def _described(letter: DeadLetter) -> Iterator[str]:
             yield f"             {', '.join(listed[:3])}{more}: {printable(reason)}"
     elif letter.undelivered:
         yield f"undelivered  {_count(len(letter.undelivered), 'subscription')}"
-    change = json.loads(bytes(letter.body["change"]), parse_float=str)
-    for name in ("record", "old_record"):
-        for column, value in (change.get(name) or {}).items():
-            yield f"{name:11}  {printable(column)} = {printable(json.dumps(value, ensure_ascii=False))}"
+    for name, row in letter.rows.items():
+        for column, value in row.items():
+            yield f"{name:11}  {printable(column)} = {printable(bytes(value).decode())}"
     yield "what can be done"
     for when, command in ways_on(letter):
         yield f"             {when}:"

@@ -3,7 +3,9 @@
 `writer.dead_letter` and `event.rejected_letter` write them (docs/events.md).
 """
 
+import shlex
 from collections.abc import Iterable
+from datetime import datetime
 
 import msgspec
 
@@ -54,6 +56,8 @@ class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
     undelivered: tuple[str, ...]
     recorded: Recorded | None
     """None: the change cannot be had from the letter."""
+    rows: dict[str, Fields]
+    """`record` and `old_record`, as they are written."""
     body: Fields
     """All of its fields, as they are written."""
 
@@ -113,6 +117,11 @@ def parse(value: bytes) -> DeadLetter | None:
             undecided=body.undecided,
             undelivered=body.undelivered,
             recorded=None if body.truncated else _recorded(msgspec.json.encode(body.change)),
+            rows={
+                name: msgspec.json.decode(body.change[name], type=Fields)
+                for name in ("record", "old_record")
+                if name in body.change
+            },
             body=msgspec.json.decode(raw, type=Fields),
         )
         change_place(letter)
@@ -124,7 +133,8 @@ def parse(value: bytes) -> DeadLetter | None:
 def _recorded(change: bytes) -> Recorded | None:
     try:
         found = msgspec.json.decode(change, type=Recorded)
-    except msgspec.ValidationError:
+        datetime.fromisoformat(found.commit_timestamp)
+    except (msgspec.ValidationError, ValueError):
         return None  # an event's own form, or that of an earlier version
     columns = {*(found.record or ()), *(found.old_record or ())}
     return found if columns <= found.types.keys() else None
@@ -185,10 +195,10 @@ def ways_on(letter: DeadLetter) -> list[tuple[str, str]]:
     """What can be done about it: when, and the command."""
     replay = f"walrus-bridge replay --from-lsn {letter.commit_lsn} --to-lsn {letter.commit_lsn} --table {letter.schema}.{letter.table}"
     if letter.recorded is not None:
-        first = ("once the cause is mended", f"walrus-bridge dead-letter retry {letter.id}")
+        first = ("once the cause is mended", f"walrus-bridge dead-letter retry {shlex.quote(letter.id)}")
     else:
         first = ("the change is not in the letter; once the cause is mended, if the WAL is still there", replay)
-    return [first, ("to give it up", f"walrus-bridge dead-letter drop {letter.id}")]
+    return [first, ("to give it up", f"walrus-bridge dead-letter drop {shlex.quote(letter.id)}")]
 
 
 def printable(text: str) -> str:

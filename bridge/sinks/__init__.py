@@ -1,5 +1,7 @@
 """Where events go: one module for each sink, one line for each here."""
 
+import contextlib
+
 from bridge.config import Config
 from bridge.errors import ConfigError
 from bridge.sinks.base import Sink
@@ -43,3 +45,15 @@ def make_letters(config: Config) -> Letters:
         " keeps them. What to do: look for them where the bridge's stderr went, or name the configuration of a bridge"
         " with Kafka or RabbitMQ by --config"
     )
+
+
+def count_letters(config: Config) -> int | None:
+    """How many dead letters there are; None: the sink keeps none (stdout).
+
+    Raises SinkUnreachable, SinkRefused. Reads all of Kafka's topic; takes nothing from RabbitMQ's queue, and does not
+    count what others have taken.
+    """
+    if config.sink.kafka is None and config.sink.rabbitmq is None:
+        return None
+    with contextlib.closing(make_letters(config)) as letters:
+        return letters.count()

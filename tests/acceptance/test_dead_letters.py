@@ -17,8 +17,10 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]  # it is publi
 )
 from confluent_kafka.cimpl import NewTopic
 
+from bridge import config_file
 from bridge.errors import Exit
 from bridge.event import short_hash
+from bridge.sinks import count_letters
 from tests import command
 from tests.servers.kafka import Kafka
 from tests.servers.postgres import Database
@@ -592,11 +594,12 @@ def test_a_quorum_queue_with_a_delivery_limit_loses_no_letter_by_being_looked_at
     assert len(before) == 2
 
 
-def test_messages_that_are_no_letters_are_left_alone(world: World, streamed: Callable[..., Any]) -> None:
+def test_messages_that_are_no_letters_are_left_alone(world: World, streamed: Callable[..., Any], tmp_path: Any) -> None:
     database = world.database
     database.execute(NOTE)
     database.subscribe("note", role="anon", level="bad")
     streamed(world, "insert into note values (1, 'a', 'x')")
+    assert count_letters(config_file.load(tmp_path / "retry.yaml", {})) == 1
     for number, value in enumerate((b"no JSON", b'{"dead_letter": {}}', b"\xff")):
         world.put_letter(value, str(number))
     listed = world.command("list")
