@@ -68,7 +68,7 @@ def retry(kept: Sequence[Kept], settings: SourceSettings, letters: Letters, sink
         sorted(kept, key=lambda each: (_plugin(each[1]), each[1].id)), key=lambda each: _plugin(each[1])
     )
     with contextlib.closing(sink):
-        sink.open(())
+        sink.open({(letter.schema, letter.table) for _, letter in kept if letter.recorded is not None})
         delivery = Delivery(sink)
         for plugin, group in groups:
             if not plugin:
