@@ -459,11 +459,9 @@ def test_of_a_partition_that_was_gone_and_is_back_those_above_it_hear_too(
     good = database.subscribe("note", role="anon", level="1")
     bad = database.subscribe("note", role="anon", level="bad")
     own = database.subscribe("note_low")
-    streamed(
-        world,
-        "insert into note values (1, 'a')",  # so that it is known who hears of this name
-        "begin; insert into note values (2, 'a'); alter table note_low rename to away; commit",
-    )
+    streamed(world, "insert into note values (1, 'a')")  # so that it is known who hears of this name
+    database.execute("begin; insert into note values (2, 'a'); alter table note_low rename to away; commit")
+    database.wait_until_confirmed()
     first, second = world.letters()
     assert "policy" in first["reason"]
     assert (second["table"], second["undecided"]) == ("note_low", 0)
