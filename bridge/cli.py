@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, NoReturn
 import click
 
 from bridge import __version__, config_file, log
+from bridge.cli_consumers import offsets, tail
 from bridge.cli_database import migrate, slot
 from bridge.cli_dead_letter import dead_letter
 from bridge.cli_target import config_of, config_option, connection_option, slot_option, target
@@ -180,6 +181,8 @@ def explain(config: Path | None, connection: str, table: str, role: str | None) 
 cli.add_command(migrate)
 cli.add_command(slot)
 cli.add_command(dead_letter)
+cli.add_command(offsets)
+cli.add_command(tail)
 
 
 @cli.command()
