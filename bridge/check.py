@@ -157,10 +157,12 @@ def _sink(config: Config, tables: list[tuple[str, str]]) -> Iterator[Finding]:
     try:
         with contextlib.closing(make_sink(config)) as sink:
             refused = sink.open(tables)
+            advice = sink.advice()
     except BridgeError as raised:
         yield of_error(f"sink.{name}", raised)
         return
     yield from (of_error(f"sink.{name}", each) for each in refused)
+    yield from (warning(f"sink.{name}", what, remedy) for what, remedy in advice)
     if not refused:
         yield ok(
             f"sink.{name}", "nothing to reach" if name == "stdout" else "reachable, and its destinations can be used"

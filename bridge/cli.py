@@ -11,11 +11,13 @@ from types import FrameType
 from typing import TYPE_CHECKING, NoReturn
 
 import click
+import msgspec
 
 from bridge import __version__, config_file, log
 from bridge.cli_answers import status, trace
 from bridge.cli_consumers import offsets, tail
 from bridge.cli_database import migrate, slot
+from bridge.cli_dead_letter import dead_letter
 from bridge.cli_target import config_of, config_option, connection_option, slot_option, target
 from bridge.config import Config
 from bridge.errors import BridgeError, ConfigError, Exit
@@ -182,6 +184,7 @@ cli.add_command(migrate)
 cli.add_command(slot)
 cli.add_command(status)
 cli.add_command(trace)
+cli.add_command(dead_letter)
 cli.add_command(offsets)
 cli.add_command(tail)
 
@@ -248,24 +251,14 @@ def _settings(config: Config, *, wait: bool, accept_gap: bool) -> "Settings":
     """The config's values, plain, for the pipeline."""
     from bridge.pace import parse_table
     from bridge.pipeline import Settings
+    from bridge.source_settings import source_settings
 
-    source = config.source
     return Settings(
-        connection=source.connection,
-        slot=source.slot,
-        plugin=source.plugin,
-        publication=source.publication,
-        include=source.tables.include,
-        exclude=source.tables.exclude,
-        heartbeat_seconds=source.heartbeat,
-        judge=config.rls.judge,
-        judging_connection=config.rls.connection,
-        max_record_bytes=config.events.max_record_bytes,
+        **msgspec.structs.asdict(source_settings(config)),
+        heartbeat_seconds=config.source.heartbeat,
         in_flight_bytes=config.limits.in_flight,
         events_per_second=config.limits.events_per_second,
         events_per_table={parse_table(table): rate for table, rate in config.limits.per_table.items()},
-        on_failure=config.on_failure,
-        leave=config.events.leave,
         wait=wait,
         accept_gap=accept_gap,
     )

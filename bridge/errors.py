@@ -40,6 +40,8 @@ class Exit(IntEnum):
     """Changes may be missing between what was delivered and what the slot still holds."""
     NOT_KEPT = 14
     """What was to be replayed, or an LSN asked for, is older than what a slot keeps."""
+    LETTERS_LEFT = 16
+    """A dead letter could not be done with, or one that was named is not there."""
 
 
 class BridgeError(Exception):
@@ -120,6 +122,10 @@ class PoisonError(BridgeError):
 
 class CheckFailed(BridgeError):
     exit = Exit.CHECK_FAILED
+
+
+class LettersLeft(BridgeError):
+    exit = Exit.LETTERS_LEFT
 
 
 class DecodeError(BridgeError):
