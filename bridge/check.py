@@ -153,7 +153,7 @@ def _publication(source: Connection, name: str, subscribed: list[int]) -> Iterat
 
 def _sink(config: Config, tables: list[tuple[str, str]]) -> Iterator[Finding]:
     """Open the sink as a start does: the broker answers, and each subscribed table's destination can be used."""
-    name = next(name for name in ("kafka", "rabbitmq", "stdout") if getattr(config.sink, name) is not None)
+    name = config.sink.kind
     try:
         with contextlib.closing(make_sink(config)) as sink:
             refused = sink.open(tables)

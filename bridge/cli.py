@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, NoReturn
 import click
 
 from bridge import __version__, config_file, log
+from bridge.cli_answers import status, trace
 from bridge.cli_consumers import offsets, tail
 from bridge.cli_database import migrate, slot
 from bridge.cli_dead_letter import dead_letter
@@ -181,6 +182,8 @@ def explain(config: Path | None, connection: str, table: str, role: str | None) 
 cli.add_command(migrate)
 cli.add_command(slot)
 cli.add_command(dead_letter)
+cli.add_command(status)
+cli.add_command(trace)
 cli.add_command(offsets)
 cli.add_command(tail)
 
@@ -227,7 +230,7 @@ def _run(config: Config, file: Path | None, *, wait: bool = False, accept_gap: b
     log.configure(config.log.level, config.log.format)
     settings = _settings(config, wait=wait, accept_gap=accept_gap)
     sink = _sink(config, file)
-    health = Health()
+    health = Health(config.source.slot, config.sink.kind)
     if config.http.listen is not None:
         from bridge.listener import Listener
 

@@ -17,7 +17,7 @@ from bridge.change import Change, Message
 from bridge.errors import GapError, SourceRefused
 from bridge.guard import Guard
 from bridge.judgement import make_judging, same_database
-from bridge.lsn import Identity, format_lsn
+from bridge.lsn import Identity, format_lsn, parse_lsn
 from bridge.patterns import streams
 from bridge.pgoutput import PgOutputDecoder
 from bridge.pgoutput import start_options as pgoutput_options
@@ -204,6 +204,17 @@ class Session:
             self.connection.execute("select pg_logical_emit_message(false, 'walrus-bridge', 'heartbeat')")
         except psycopg.Error as error:
             raise translate(error, "sending the heartbeat") from error
+
+    def wal_end(self) -> tuple[int, float]:
+        """The end of the server's WAL, and its clock in seconds since 1970."""
+        try:
+            row = self.connection.execute(
+                "select pg_current_wal_lsn()::text, extract(epoch from clock_timestamp())::float8"
+            ).fetchone()
+        except psycopg.Error as error:
+            raise translate(error, "asking for the end of the WAL") from error
+        assert row is not None
+        return parse_lsn(row[0]), row[1]
 
     def close(self) -> None:
         """End the stream so that the last status arrives, then the other connections."""
