@@ -40,6 +40,8 @@ class Exit(IntEnum):
     """Changes may be missing between what was delivered and what the slot still holds."""
     NOT_KEPT = 14
     """What was to be replayed, or an LSN asked for, is older than what a slot keeps."""
+    INCOMPLETE = 15
+    """`walrus-bridge replay` was stopped before its end. The message has the command that goes on."""
 
 
 class BridgeError(Exception):
@@ -86,6 +88,10 @@ class GapError(BridgeError):
 
 class NotKept(BridgeError):
     exit = Exit.NOT_KEPT
+
+
+class Incomplete(BridgeError):
+    exit = Exit.INCOMPLETE
 
 
 class SinkUnreachable(Transient):

@@ -55,6 +55,8 @@ class Stretch:
         """All of it has been seen."""
         self.transaction: Transaction | None = None
         """The one that is open, if it belongs to the stretch."""
+        self.position = first
+        """How far it has come: the newest commit LSN, or what the server has read."""
 
     def take(self, messages: Iterable[Message]) -> list[Message]:
         """The Begins, changes and Commits that belong to it."""
@@ -64,6 +66,7 @@ class Stretch:
                 break
             if isinstance(message, Begin):
                 lsn = message.transaction.commit_lsn
+                self.position = min(max(self.position, lsn), self.last)
                 self.is_done = lsn > self.last
                 self.transaction = message.transaction if self.first <= lsn <= self.last else None
                 if self.transaction is not None:
@@ -76,6 +79,7 @@ class Stretch:
 
     def reached(self, lsn: int) -> None:
         """The server says, outside of transactions, that it has read the WAL up to `lsn`."""
+        self.position = min(max(self.position, lsn), self.last)
         self.is_done = self.is_done or lsn > self.last
 
 
@@ -109,10 +113,11 @@ class Past:
                 " an earlier LSN, or none"
             )
         kept = kept_slots(connection, settings)
-        self.copy = copied(stream, kept, first)
-        if self.copy is None:
+        copy = copied(stream, kept, first)
+        if copy is None:
             assert first is not None
             raise not_kept(settings, f"what was committed at {format_lsn(first)}")
+        self.copy = copy
         start = max(self.copy.confirmed_lsn, first or 0)
         # What ends here has been written whole, and nothing that starts here.
         self.stretch = Stretch(start, end - 1 if last is None else min(last, end - 1))
@@ -143,7 +148,7 @@ class Past:
             yield from self.read()
             if self.stretch.is_done:
                 return
-            self._stream.send_status(self.stretch.first)
+            self._stream.send_status(self.stretch.first, ask=True)
             on_wait()
             poller.poll(_STATUS_SECONDS * 1000)
 

@@ -4,10 +4,13 @@ from bridge.config import Config
 from bridge.sinks.base import Sink
 
 
-def make_sink(config: Config) -> Sink:
-    """The sink that the config names. Raises ConfigError for settings that cannot be; connects to nothing yet."""
+def make_sink(config: Config, *, beside: bool = False) -> Sink:
+    """The sink that the config names. Raises ConfigError for settings that cannot be; connects to nothing yet.
+
+    `beside`: another may be sending for the same slot, so there is no exactly once, which would fence that one off.
+    """
     sink = config.sink
-    if sink.kafka is not None and config.delivery == "exactly_once":
+    if sink.kafka is not None and config.delivery == "exactly_once" and not beside:
         from bridge.sinks.kafka_exactly_once import ExactlyOnceSink
 
         return ExactlyOnceSink(sink.kafka, config.source.slot)

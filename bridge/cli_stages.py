@@ -1,0 +1,47 @@
+"""From the configuration to what the stages take: plain settings, and the sink."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from bridge.config import Config
+from bridge.errors import ConfigError
+from bridge.sinks import make_sink
+from bridge.sinks.base import Sink
+
+if TYPE_CHECKING:
+    from bridge.pipeline import Settings
+
+
+def sink_of(config: Config, file: Path | None, *, beside: bool = False) -> Sink:
+    """The sink, which knows what its settings may be. Connects to nothing yet. `beside`: sinks.make_sink."""
+    try:
+        return make_sink(config, beside=beside)
+    except ConfigError as error:
+        raise ConfigError(f"{file}: {error}") from error
+
+
+def settings_of(config: Config, *, wait: bool = False, accept_gap: bool = False) -> "Settings":
+    """The config's values, plain, for the pipeline."""
+    from bridge.pace import parse_table
+    from bridge.pipeline import Settings
+
+    source = config.source
+    return Settings(
+        connection=source.connection,
+        slot=source.slot,
+        plugin=source.plugin,
+        publication=source.publication,
+        include=source.tables.include,
+        exclude=source.tables.exclude,
+        heartbeat_seconds=source.heartbeat,
+        judge=config.rls.judge,
+        judging_connection=config.rls.connection,
+        max_record_bytes=config.events.max_record_bytes,
+        in_flight_bytes=config.limits.in_flight,
+        events_per_second=config.limits.events_per_second,
+        events_per_table={parse_table(table): rate for table, rate in config.limits.per_table.items()},
+        on_failure=config.on_failure,
+        leave=config.events.leave,
+        wait=wait,
+        accept_gap=accept_gap,
+    )
