@@ -11,12 +11,13 @@ from types import FrameType
 from typing import NoReturn
 
 import click
+import msgspec
 
 from bridge import __version__, config_file, log
 from bridge.cli_database import migrate, slot
-from bridge.cli_replay import replay
-from bridge.cli_stages import settings_of, sink_of
-from bridge.cli_target import config_of, config_option, connection_option, slot_option, target
+from bridge.cli_replay import lsn, replay
+from bridge.cli_stages import settings_of, sink_of, window_of
+from bridge.cli_target import chosen_file, config_of, config_option, connection_option, slot_option, target
 from bridge.config import Config
 from bridge.errors import BridgeError, ConfigError, Exit
 
@@ -65,7 +66,7 @@ def run(config: Path | None, connection: str, slot: str, wait: bool, accept_gap:
 
     Without a configuration file, events go to stdout, one JSON object a line, and there is no HTTP listener.
     """
-    _run(config_of(config, connection, slot), config, wait=wait, accept_gap=accept_gap)
+    _run(config_of(config, connection, slot), chosen_file(config), wait=wait, accept_gap=accept_gap)
 
 
 @cli.command()
@@ -176,6 +177,7 @@ def explain(config: Path | None, connection: str, table: str, role: str | None) 
 cli.add_command(migrate)
 cli.add_command(slot)
 cli.add_command(replay)
+cli.add_command(lsn)
 
 
 @cli.command()
@@ -219,6 +221,8 @@ def _run(config: Config, file: Path | None, *, wait: bool = False, accept_gap: b
     signal.signal(signal.SIGINT, _stop)
     log.configure(config.log.level, config.log.format)
     settings = settings_of(config, wait=wait, accept_gap=accept_gap)
+    if file is not None:  # without one, as the original worker's line, a second slot is nobody's wish
+        settings = msgspec.structs.replace(settings, window=window_of(config))
     sink = sink_of(config, file)
     health = Health()
     if config.http.listen is not None:

@@ -1,4 +1,4 @@
-"""The commands about the past: `replay`."""
+"""The commands about the past: `replay` and `lsn`."""
 
 import shlex
 from collections.abc import Callable
@@ -11,12 +11,13 @@ from click.core import ParameterSource
 
 from bridge import log
 from bridge.cli_stages import settings_of, sink_of
-from bridge.cli_target import config_of, target
+from bridge.cli_target import chosen_file, config_of, target
 from bridge.config_file import redact
+from bridge.event import lsns_of
 from bridge.lsn import format_lsn, parse_lsn
 from bridge.pace import parse_table
 from bridge.sampling import SamplingSink
-from bridge.units import Duration
+from bridge.units import Duration, parse_moment
 
 
 def _checked_by(parse: Callable[[str], Any]) -> Callable[[click.Context, click.Parameter, Any], Any]:
@@ -102,6 +103,7 @@ def replay(
       walrus-bridge replay --config bridge.yaml --since 2h --dry-run
       walrus-bridge replay --config bridge.yaml --from-lsn 0/15E4E50 --to-lsn 0/1600000 --table public.book
     """
+    from bridge import moments
     from bridge import replay as replaying
 
     if (from_lsn is None) is (since is None):
@@ -110,8 +112,10 @@ def replay(
     whole = config_of(config, connection, slot)
     log.configure(whole.log.level, whole.log.format)
     settings = settings_of(whole)
-    assert from_lsn is not None
-    first = parse_lsn(from_lsn)
+    if from_lsn is not None:
+        first = parse_lsn(from_lsn)
+    else:
+        first, _ = moments.first_since(settings, moments.ago(settings, Duration.parse(since)))
     if last is not None and last < first:
         raise click.UsageError(f"--to-lsn {to_lsn} is before {format_lsn(first)}, where the replay begins.")
     request = replaying.Request(
@@ -126,7 +130,7 @@ def replay(
         return shlex.join(["walrus-bridge", "replay", *lsns, *_given(context)])
 
     if not dry_run:
-        count = replaying.run(settings, sink_of(whole, config, beside=True), request, go_on)
+        count = replaying.run(settings, sink_of(whole, chosen_file(config), beside=True), request, go_on)
         click.echo(f"replayed {count} event{'' if count == 1 else 's'}", err=True)
         return
     samples = SamplingSink()
@@ -134,6 +138,47 @@ def replay(
         msgspec.structs.replace(settings, events_per_second=None, events_per_table={}), samples, request, go_on
     )
     click.echo(samples.report())
+
+
+@click.command()
+@target(slot=True)
+@click.option(
+    "--at",
+    callback=_checked_by(parse_moment),
+    envvar="WALRUS_BRIDGE_LSN_AT",
+    metavar="TIME",
+    help="A time with its zone: 2026-11-23T03:00Z, 2026-11-23T04:00+01:00.",
+)
+@click.option("--of", envvar="WALRUS_BRIDGE_LSN_OF", metavar="ID", help="An event's id; connects to nothing.")
+def lsn(config: Path | None, connection: str, slot: str, at: str | None, of: str | None) -> None:
+    """Say which commit LSN a time or an event has, as `replay --from-lsn` takes it.
+
+    The LSN alone goes to stdout, what it is to stderr.
+
+    \b
+    Examples:
+      walrus-bridge lsn --at 2026-11-23T03:00Z --config bridge.yaml
+      walrus-bridge lsn --of 7409…-1/00000000015E4E50/00000000015E4DD0/00000000/public.book/authenticated
+    """
+    from bridge import moments
+
+    if (at is None) is (of is None):
+        raise click.UsageError("Give either --at or --of.")
+    if of is not None:
+        try:
+            commit, own = lsns_of(of)
+        except ValueError as error:
+            raise click.BadParameter(str(error), param_hint="--of") from error
+        click.echo(f"the transaction's commit; the change itself is at {format_lsn(own)}", err=True)
+        click.echo(format_lsn(commit))
+        return
+    assert at is not None
+    first, transaction = moments.first_since(settings_of(config_of(config, connection, slot)), parse_moment(at))
+    if transaction is None:
+        click.echo("nothing has been committed since: this is where the WAL ends", err=True)
+    else:
+        click.echo(f"the first transaction since then, committed {transaction.committed_at}", err=True)
+    click.echo(format_lsn(first))
 
 
 _RANGE = {"from_lsn", "since", "to_lsn"}

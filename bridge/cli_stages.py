@@ -1,7 +1,7 @@
 """From the configuration to what the stages take: plain settings, and the sink."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from bridge.config import Config
 from bridge.errors import ConfigError
@@ -10,6 +10,10 @@ from bridge.sinks.base import Sink
 
 if TYPE_CHECKING:
     from bridge.pipeline import Settings
+    from bridge.replay_window import WindowSettings
+
+_LIMIT_BYTES: Final = 20 << 30
+"""Of WAL that a window of hours or days may hold, unless the config says otherwise."""
 
 
 def sink_of(config: Config, file: Path | None, *, beside: bool = False) -> Sink:
@@ -21,7 +25,7 @@ def sink_of(config: Config, file: Path | None, *, beside: bool = False) -> Sink:
 
 
 def settings_of(config: Config, *, wait: bool = False, accept_gap: bool = False) -> "Settings":
-    """The config's values, plain, for the pipeline."""
+    """The config's values, plain, for the pipeline. Whether it is to see to a second slot: add `window_of`."""
     from bridge.pace import parse_table
     from bridge.pipeline import Settings
 
@@ -44,4 +48,21 @@ def settings_of(config: Config, *, wait: bool = False, accept_gap: bool = False)
         leave=config.events.leave,
         wait=wait,
         accept_gap=accept_gap,
+    )
+
+
+def window_of(config: Config) -> "WindowSettings":
+    """What becomes of the second slot."""
+    from bridge.replay_window import WindowSettings
+
+    source = config.source
+    window = source.replay_window
+    size = None if window is None else window.bytes
+    return WindowSettings(
+        connection=source.connection,
+        slot=source.slot,
+        plugin=source.plugin,
+        seconds=None if window is None else window.seconds,
+        bytes=size,
+        limit_bytes=source.replay_limit or (2 * size + (1 << 30) if size else _LIMIT_BYTES),
     )

@@ -20,19 +20,12 @@ from bridge.lsn import format_lsn, parse_lsn
 from bridge.patterns import streams
 from bridge.replication import ReplicationStream
 from bridge.session import SourceSettings, make_decoder, start_options
-from bridge.slot import Slot, find
+from bridge.slot import Slot, find, second_slot
 from bridge.sql import Connection, connect, describe, translate
 
 RUNBOOK: Final = "docs/runbooks/replay.md"
-SECOND: Final = "_replay"
-"""What the name of the lagging slot ends with."""
 _MESSAGES, _BYTES = 4000, 4 << 20
 _STATUS_SECONDS: Final = 0.5
-
-
-def second_slot(slot: str) -> str:
-    """The lagging slot beside `slot`."""
-    return f"{slot}{SECOND}"
 
 
 class Copy(msgspec.Struct, frozen=True):

@@ -100,9 +100,7 @@ def positions(database: Database) -> list[tuple[Any, ...]]:
 
 def keep_from_here(database: Database) -> None:
     """A lagging slot as `source.replay_window` makes it, that nobody moves."""
-    database.execute(
-        "select pg_copy_logical_replication_slot(%s, %s)", (database.slot, f"{database.slot}_replay")
-    )
+    database.execute("select pg_copy_logical_replication_slot(%s, %s)", (database.slot, f"{database.slot}_replay"))
 
 
 Run = Callable[..., Any]

@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from bridge.errors import Exit
-from tests.acceptance.replaying import Arrived, Broker, config, keep_from_here, positions, slots
+from tests.acceptance.replaying import Arrived, Broker, config, keep_from_here, slots
 from tests.command import Done
 from tests.servers.postgres import Database
 
@@ -62,9 +62,7 @@ def test_a_stretch_arrives_again_as_it_was_the_first_time(
     begin, end = lsns[1][1], lsns[5][1]
 
     # When the second to the sixth transaction are replayed, beside it
-    done: Done = walrus_bridge(
-        "replay", "--config", written(tmp_path, settings), "--from-lsn", begin, "--to-lsn", end
-    )
+    done: Done = walrus_bridge("replay", "--config", written(tmp_path, settings), "--from-lsn", begin, "--to-lsn", end)
 
     # Then they are there again, marked
     assert done.status == Exit.OK, done.stderr
