@@ -19,6 +19,7 @@ from bridge.health import Health
 from bridge.lsn import format_lsn, parse_lsn
 from bridge.slot import Slot, find, second_slot
 from bridge.sql import Connection, connect, first_line
+from bridge.units import Size
 from bridge.window_facts import drop_window, facts, has_marks
 
 log = structlog.get_logger()
@@ -153,6 +154,8 @@ class ReplayWindow:
 
     def _move(self, connection: Connection, second: Slot) -> None:
         settings = self._settings
+        kept = second.confirmed_lsn or 0
+        connection.execute(_FORGET_MARKS, {"slot": settings.slot, "kept": format_lsn(kept)})
         values = {"slot": settings.slot, "seconds": settings.seconds, "bytes": settings.bytes}
         row = connection.execute(_TARGET, values).fetchone()
         target = parse_lsn(row[0]) if row and row[0] else 0
@@ -174,8 +177,8 @@ class ReplayWindow:
         if (second.restart_lsn or 0) < (own.restart_lsn or 0):
             self._begin_anew(
                 connection,
-                f"it holds {found.retained_bytes} bytes of WAL, more than source.replay_limit"
-                f" ({self._settings.limit_bytes})",
+                f"it holds {(found.retained_bytes or 0) >> 20} MiB of WAL, more than source.replay_limit"
+                f" ({Size(self._settings.limit_bytes)})",
             )
 
     def _begin_anew(self, connection: Connection, why: str) -> None:

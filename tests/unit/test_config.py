@@ -117,7 +117,10 @@ def test_the_original_workers_options_print_to_stdout_without_a_listener() -> No
         ("rls: {connection: 'not a dsn'}", "rls.connection: not a connection that libpq understands"),
         ("source: {replay_window: 24}", "source.replay_window: expected a duration such as 24h, or a size such as"),
         ("source: {replay_window: a day}", "source.replay_window: expected a duration such as 24h, or a size such as"),
-        ("source: {replay_window: 5 parsecs}", "source.replay_window: expected a duration such as 24h, or a size such as"),
+        (
+            "source: {replay_window: 5 parsecs}",
+            "source.replay_window: expected a duration such as 24h, or a size such as",
+        ),
         ("source: {replay_window: 0h}", "source.replay_window: must be more than 0; null keeps nothing"),
         ("source: {replay_limit: 1GiB}", "source.replay_limit: has no meaning without source.replay_window"),
         ("source: {replay_window: 2GiB, replay_limit: 1GiB}", "source.replay_limit: must be more than source.replay_w"),
