@@ -146,9 +146,10 @@ class Replay:
 
     def _replay(self, session: Session, past: Past) -> None:
         """To the end, or as far as it gets."""
+        is_done = False
         try:
             with contextlib.suppress(Stopping):
-                self._stream(session, past)
+                is_done = self._stream(session, past)
             self._drain()
         except BridgeError as error:
             with contextlib.suppress(BridgeError):
@@ -159,15 +160,15 @@ class Replay:
                 f"stopped with {self._sender.checkpoint.in_flight_events} events that the broker has not acknowledged within"
                 f" {DRAIN_SECONDS:.0f} s. What to do: go on with: {self._rest(past)}"
             )
-        if not past.stretch.is_done:
+        if not is_done:
             raise Incomplete(f"stopped before the end, {self._events} events sent. Go on with: {self._rest(past)}")
 
     def _rest(self, past: Past) -> str:
         """The command that replays from the first transaction on that is not entirely acknowledged."""
         return self._go_on(self._sender.checkpoint.advance(), past.stretch.last)
 
-    def _stream(self, session: Session, past: Past) -> None:
-        """The loop."""
+    def _stream(self, session: Session, past: Past) -> bool:
+        """The loop; whether all of it has been sent. That all of it has been read says nothing of that."""
         while not (past.stretch.is_done or self._stop.requested):
             reading = self._sender.has_room
             self._sender.bury_rejections()
@@ -180,8 +181,9 @@ class Replay:
                         elif concerns(output, self._request.subscription):
                             output.headers.append(REPLAYED)
                             self._sender.send(output)
+                    self._reload(session)
             self._tick()
-            self._reload(session)
+        return past.stretch.is_done
 
     def _drain(self, seconds: float = float("inf")) -> None:
         """Wait for what was sent, at most so long; after a signal for a while only."""
