@@ -1,9 +1,10 @@
 """How far a long command has come: a bar where stderr is a terminal, else a log line now and then."""
 
+import logging
 import sys
 import time
 from types import TracebackType
-from typing import TYPE_CHECKING, Final, Self
+from typing import TYPE_CHECKING, Final, Self, TextIO
 
 import structlog
 
@@ -46,15 +47,18 @@ class Progress:
             TimeRemainingColumn(),
             TextColumn("left"),
             console=Console(stderr=True),
+            redirect_stdout=False,
         )
         self._task = self._bar.add_task("", total=self._total, events=0, lsn=format_lsn(self._first))
         self._bar.start()
+        _log_to(sys.stderr)  # which is above the bar now
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self._bar is not None:
             self._bar.stop()
+            _log_to(sys.stderr)
 
     def told(self, events: int, lsn: int) -> None:
         """So many events so far, at this LSN. Called often."""
@@ -68,6 +72,12 @@ class Progress:
             log.info(
                 "replayed so far", events=events, lsn=format_lsn(lsn), **share(done, self._total, now - self._began)
             )
+
+
+def _log_to(stream: TextIO) -> None:
+    for handler in logging.getLogger().handlers:
+        if isinstance(handler, logging.StreamHandler):
+            handler.setStream(stream)
 
 
 def share(done: int, total: int, seconds: float) -> dict[str, int]:

@@ -96,6 +96,8 @@ class Replay:
         self._progress: Progress | None = None
         self._entities: list[int] | None = None
         """OIDs of the tables that matter; None: all."""
+        self._position = 0
+        """How far what was read is sent."""
         self._reload_at = 0.0
         self._status_at = 0.0
 
@@ -134,6 +136,7 @@ class Replay:
             for refused in self._sink.open(tables):
                 log.warning("a table has no destination, its events are rejected", reason=str(refused))
         self._sender.checkpoint = Checkpoint(past.stretch.first)
+        self._position = past.stretch.first
         self._session, self._past = session, past
         log.info(
             "replaying",
@@ -160,7 +163,9 @@ class Replay:
                 f"stopped with {self._sender.checkpoint.in_flight_events} events that the broker has not acknowledged within"
                 f" {DRAIN_SECONDS:.0f} s. What to do: go on with: {self._rest(past)}"
             )
-        if not is_done:
+        if is_done and self._progress is not None:
+            self._progress.told(self._events, past.stretch.last)
+        elif not is_done:
             raise Incomplete(f"stopped before the end, {self._events} events sent. Go on with: {self._rest(past)}")
 
     def _rest(self, past: Past) -> str:
@@ -178,10 +183,12 @@ class Replay:
                     for output in session.judging.process(portion):
                         if isinstance(output, Commit):
                             self._sender.checkpoint.commit(output.end_lsn)
+                            self._position = output.end_lsn
                         elif concerns(output, self._request.subscription):
                             output.headers.append(REPLAYED)
                             self._sender.send(output)
                     self._reload(session)
+                self._position = past.stretch.position
             self._tick()
         return past.stretch.is_done
 
@@ -205,7 +212,7 @@ class Replay:
             session.stream.send_status(self._sender.checkpoint.advance(), ask=True)
             self._status_at = now
             if self._progress is not None:
-                self._progress.told(self._events, past.stretch.position)
+                self._progress.told(self._events, self._position)
 
     def _reload(self, session: Session) -> None:
         """Who unsubscribes meanwhile gets no more, who subscribes gets the rest."""
