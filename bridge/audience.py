@@ -14,7 +14,7 @@ from bridge.catalog import Catalog
 from bridge.change import DELETE, Kind
 from bridge.filtering import Filtering
 from bridge.judged import BAD_REQUEST, UNAUTHORIZED, Audience, Judged, Members, is_full
-from bridge.pools import Candidate, Group, Pool, Roster
+from bridge.pools import Candidate, Group, Pool, Roster, Route
 from bridge.securing import Securing
 from bridge.share import Share, members, undecided, whole
 from bridge.table import Rights, Table
@@ -35,32 +35,31 @@ class Audiences:
 
         Changes nothing of its own, so it may be tried again.
         """
-        tables = self._catalog.tables(candidate.oid for candidate in candidates)
-        groups = {(each.oid, group.roster.role): None for each in candidates for group in (*each.groups, *each.leaving)}
-        rights = self._catalog.rights(list(groups))
-        plans: dict[tuple[int, Kind, int, int], _Plan] = {}
+        routes = dict.fromkeys([candidate.route for candidate in candidates])
+        tables = self._catalog.tables(route.oid for route in routes)
+        roles = {(route.oid, group.roster.role): None for route in routes for group in (*route.groups, *route.leaving)}
+        rights = self._catalog.rights(list(roles))
+        plans = {
+            route: self._plan(table, route, rights) for route in routes if (table := tables.get(route.oid)) is not None
+        }
         results: list[Judged | None] = []
         shares: list[Share | tuple[Judged, Audience]] = []
         leaves: list[tuple[Share, Share]] = []
         for candidate in candidates:
-            table = tables.get(candidate.oid)
-            if table is None:
+            route = candidate.route
+            plan = plans.get(route)
+            if plan is None:
                 results.append(None)
                 continue
-            kind = candidate.change.kind
-            key = (candidate.oid, kind, id(candidate.groups), candidate.version)
-            plan = plans.get(key)
-            if plan is None:
-                plan = plans[key] = self._plan(table, kind, candidate, rights)
-            judged = Judged(candidate.change, table)
+            if not (plan.open or route.leaving):
+                results.append(Judged(candidate.change, plan.table, plan.audiences))
+                continue
+            judged = Judged(candidate.change, plan.table)
             results.append(judged)
-            if plan.open or candidate.leaving:
-                shares += [step.share(judged) if isinstance(step, _Open) else (judged, step) for step in plan.steps]
-            else:
-                judged.audiences = plan.audiences
-            if candidate.leaving and is_full(candidate.change, table):
-                for right, group in self._by_role(candidate, candidate.leaving, rights):
-                    leaves.extend(_leaves(judged, right, group, candidate.version))
+            shares += [step.share(judged) if isinstance(step, _Open) else (judged, step) for step in plan.steps]
+            if route.leaving and is_full(candidate.change, plan.table):
+                for right, group in self._by_role(route, route.leaving, rights):
+                    leaves.extend(_leaves(judged, right, group, route.version))
         deciding = [share for share in shares if isinstance(share, Share)] + [
             share for pair in leaves for share in pair
         ]
@@ -80,41 +79,36 @@ class Audiences:
             _leave(before, now)
         return results
 
-    def _plan(
-        self, table: Table, kind: Kind, candidate: Candidate, rights: Mapping[tuple[int, int], Rights]
-    ) -> "_Plan":
-        """For all changes of a kind to a table that have the same subscribers."""
-        plan = _Plan()
-        for right, group in self._by_role(candidate, candidate.groups, rights):
+    def _plan(self, table: Table, route: Route, rights: Mapping[tuple[int, int], Rights]) -> "_Plan":
+        plan, kind, version = _Plan(table), route.kind, route.version
+        for right, group in self._by_role(route, route.groups, rights):
             error = _error(table, kind, right)
             if error is not None:
-                plan.add(Audience(right, None, _everyone(group, candidate.version), error))
+                plan.add(Audience(right, None, _everyone(group, version), error))
                 if error == UNAUTHORIZED:
                     self._warn_of_401(table, right)
                 continue
             for selected, pools in group.selections:
                 if right.subject or any(pool.filtered for pool in pools):
-                    plan.steps.append(
-                        _Open(right, group.roster, selected, pools, candidate.version, by_old=kind == DELETE)
-                    )
+                    plan.steps.append(_Open(right, group.roster, selected, pools, version, by_old=kind == DELETE))
                     plan.open = True
                 else:
-                    everyone = whole([pool.plain for pool in pools if pool], candidate.version)
+                    everyone = whole([pool.plain for pool in pools if pool], version)
                     plan.add(Audience(right, selected, everyone))
         return plan
 
     def _by_role(
-        self, candidate: Candidate, groups: Sequence[Group], rights: Mapping[tuple[int, int], Rights]
+        self, route: Route, groups: Sequence[Group], rights: Mapping[tuple[int, int], Rights]
     ) -> list[tuple[Rights, Group]]:
         """The groups with what their role may see, in the order of the roles' names. A role that no longer exists
         gets nothing, which is said once."""
-        oid = candidate.oid
+        oid, version = route.oid, route.version
         known = [(rights[oid, group.roster.role], group) for group in groups if (oid, group.roster.role) in rights]
         for group in groups:
             role = group.roster.role
             if (oid, role) not in rights and role not in self._missing_roles:
                 self._missing_roles.add(role)
-                everyone = _everyone(group, candidate.version)
+                everyone = _everyone(group, version)
                 ids = [each.id for each in everyone.subscriptions[:10]]
                 log.warning("subscriptions of a role that no longer exists get nothing", role_oid=role, ids=ids)
         return sorted(known, key=lambda each: each[0].role.encode()) if len(known) > 1 else known
@@ -147,8 +141,9 @@ class _Open(msgspec.Struct, frozen=True, eq=False):
 
 
 class _Plan(msgspec.Struct, eq=False):
-    """Who gets a change, as far as that does not depend on its row."""
+    """Who gets the changes of a route, as far as that does not depend on the row."""
 
+    table: Table
     steps: list[Audience | _Open] = []
     """In the order of the events."""
     audiences: list[Audience] = []

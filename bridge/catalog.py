@@ -5,11 +5,12 @@ was made from are the same versions (`version` below). Rights and policies are r
 right must not leak one event more (SEMANTICS, section 5).
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import msgspec
 
+from bridge.catalog_transaction import CatalogTransaction, Parameters
 from bridge.snapshot import Snapshot
 from bridge.sql import Connection
 from bridge.table import Column, JsonKind, Policy, Rights, Table
@@ -154,47 +155,26 @@ SETTINGS = {"search_path": "", "plan_cache_mode": "force_generic_plan", "jit": "
 once, for planning costs more than these queries take."""
 
 
-class Catalog:
-    """Reads the catalog inside one read-only transaction per batch; see `begin`."""
+class Catalog(CatalogTransaction):
+    """Reads the catalog; see CatalogTransaction for when."""
 
     def __init__(self, connection: Connection) -> None:
-        self._connection = connection
+        super().__init__(connection)
         self._tables: dict[int, tuple[str, Table]] = {}
-        self._exported: str | None = None
         self._versions: dict[int, str] = {}
         """Of the tables looked up in this transaction."""
 
-    def begin(self) -> Snapshot:
-        """One transaction, one snapshot for all that a batch asks here."""
+    def begin(self, certain: Mapping[str, Parameters] | None = None) -> Snapshot:
         self._versions.clear()
-        with self._connection.pipeline():
-            self._connection.execute("begin isolation level repeatable read, read only")
-            cursor = self._connection.execute("select pg_current_snapshot()::text")
-        row = cursor.fetchone()
-        assert row is not None
-        return Snapshot.parse(row[0])
+        return super().begin(certain)
 
-    def export(self) -> str:
-        """The transaction's snapshot, for another session to take: policies are judged in the state that they were read
-        in. Not inside a savepoint: PostgreSQL exports none there."""
-        if self._exported is None:
-            row = self._connection.execute("select pg_export_snapshot()").fetchone()
-            assert row is not None
-            self._exported = str(row[0])
-        return self._exported
-
-    def end(self) -> None:
-        self._exported = None
-        self._connection.execute("rollback")
+    def open(self, names: Sequence[Name]) -> Snapshot:
+        """Begin; `names` will be looked up."""
+        return self.begin({_LOOK_UP: _named(names)})
 
     def look_up(self, names: Sequence[Name]) -> list[Lookup | None]:
         """What each name stands for now; None where no such table is there (renamed, dropped, replaced)."""
-        rows = self._fetch(
-            _LOOK_UP,
-            schemas=[name[0] for name in names],
-            tables=[name[1] for name in names],
-            oids=[name[2] for name in names],
-        )
+        rows = self.ask(_LOOK_UP, **_named(names))
         self._versions.update((oid, version) for _, oid, version, _ in rows if oid)
         return [Lookup(oid, tuple(ancestors)) if oid else None for _, oid, _, ancestors in rows]
 
@@ -204,7 +184,7 @@ class Catalog:
         wanted = set(oids)
         unknown = [oid for oid in wanted if oid not in self._versions]
         if unknown:
-            self._versions.update(self._fetch(_VERSIONS, oids=unknown))
+            self._versions.update(self.fetch(_VERSIONS, oids=unknown))
         for oid in wanted & self._versions.keys():
             version = self._versions[oid]
             known = self._tables.get(oid)
@@ -215,7 +195,7 @@ class Catalog:
 
     def rights(self, pairs: Sequence[tuple[int, int]]) -> dict[tuple[int, int], Rights]:
         """What each role may see of each table, by (table OID, role OID); a role that is gone is left out."""
-        rows = self._fetch(_RIGHTS, tables=[pair[0] for pair in pairs], roles=[pair[1] for pair in pairs])
+        rows = self.ask(_RIGHTS, tables=[pair[0] for pair in pairs], roles=[pair[1] for pair in pairs])
         return {
             pairs[n - 1]: Rights(
                 role,
@@ -233,7 +213,7 @@ class Catalog:
         }
 
     def _describe(self, oid: int) -> Table:
-        schema, name, identity, partitioned, ancestors, key, equals, chosen = self._fetch(_TABLE, oid=oid)[0]
+        schema, name, identity, partitioned, ancestors, key, equals, chosen = self.fetch(_TABLE, oid=oid)[0]
         columns = tuple(
             Column(
                 name=column,
@@ -248,7 +228,7 @@ class Catalog:
                 collation_sql=collation,
                 deterministic=deterministic,
             )
-            for column, number, type_oid, type_name, base_oid, kind, toastable, generated, base_sql, collation, deterministic in self._fetch(
+            for column, number, type_oid, type_name, base_oid, kind, toastable, generated, base_sql, collation, deterministic in self.fetch(
                 _COLUMNS, oid=oid
             )
         )
@@ -267,5 +247,10 @@ class Catalog:
             tuple(equals or ()),
         )
 
-    def _fetch(self, query: str, **parameters: Any) -> list[tuple[Any, ...]]:
-        return self._connection.execute(query, parameters).fetchall()
+
+def _named(names: Sequence[Name]) -> dict[str, Any]:
+    return {
+        "schemas": [name[0] for name in names],
+        "tables": [name[1] for name in names],
+        "oids": [name[2] for name in names],
+    }

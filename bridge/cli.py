@@ -14,6 +14,7 @@ import click
 import msgspec
 
 from bridge import __version__, config_file, log
+from bridge.cli_consumers import offsets, tail
 from bridge.cli_database import migrate, slot
 from bridge.cli_replay import lsn, replay
 from bridge.cli_stages import settings_of, sink_of, window_of
@@ -178,6 +179,8 @@ cli.add_command(migrate)
 cli.add_command(slot)
 cli.add_command(replay)
 cli.add_command(lsn)
+cli.add_command(offsets)
+cli.add_command(tail)
 
 
 @cli.command()

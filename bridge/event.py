@@ -3,7 +3,7 @@
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Sequence
 
 import msgspec
 
@@ -22,8 +22,18 @@ _CHANGE_ID_STEPS = 5
 LARGEST_BURIED_BYTES = 64 << 10
 """Of a rejected event, a `wal` larger than this is not in its dead letter."""
 
-Json = Mapping[str, bytes]
-"""By column: the value's JSON."""
+
+class Json(msgspec.Struct, gc=False):
+    """A row's values as JSON, by column."""
+
+    names: tuple[str, ...]
+    values: Sequence[bytes]
+
+    def __getitem__(self, name: str) -> bytes:
+        return self.values[self.names.index(name)]
+
+
+NO_ROW = Json((), ())
 
 
 class Event(msgspec.Struct, gc=False):

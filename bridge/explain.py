@@ -134,7 +134,7 @@ def _plan(
     arguments = sql.SQL(", ").join([sql.Literal(parameters[name]) for name in names])
     yield f"  query: {text}"
     try:
-        begin_judging(judging, looking.catalog.export())
+        begin_judging(judging, looking.catalog)
         judging.execute(SET_LIMITS)
         judging.execute(*become)
         judging.execute(sql.SQL("prepare _walrus_explained as {}").format(sql.SQL(text)))

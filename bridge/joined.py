@@ -6,7 +6,7 @@ right to temporary tables, leaves the rows to rls.py, which asks for each claims
 """
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Final
 
 import psycopg
@@ -17,7 +17,7 @@ from bridge.join_queries import Rows, queries, take
 from bridge.joining import Joinable, NotJoinable
 from bridge.key_tables import KeyTables, NoTable
 from bridge.policy_facts import PolicyFacts
-from bridge.rls import SET_LIMITS, STATE, Outdated, Tampered, begin_judging, verify
+from bridge.rls import SET_LIMITS, STATE, Outdated, Shared, Tampered, begin_judging, verify
 from bridge.sql import Connection, is_transient
 from bridge.table import Table
 from bridge.tally import Tally
@@ -48,7 +48,7 @@ class JoinedJudge:
     def __init__(
         self,
         connection: Connection,
-        snapshot: Callable[[], str],
+        catalog: Shared,
         facts: PolicyFacts,
         tally: Tally,
         *,
@@ -56,9 +56,9 @@ class JoinedJudge:
         few: int = FEW,
         quiet: bool = False,
     ) -> None:
-        """`snapshot` exports that of the catalog's transaction. `quiet`: which way a table goes is not logged."""
+        """`quiet`: which way a table goes is not logged."""
         self._quiet = quiet
-        self._snapshot = snapshot
+        self._catalog = catalog
         self._connection = connection
         self._facts = facts
         self._tables = KeyTables(connection)
@@ -148,9 +148,9 @@ class JoinedJudge:
         return self._answer(rows, numbers[:half]) + self._answer(rows, numbers[half:])
 
     def _run(self, rows: Rows, numbers: Sequence[int]) -> int:
-        connection, snapshot = self._connection, self._snapshot()
+        connection = self._connection
         try:
-            begin_judging(connection, snapshot)
+            begin_judging(connection, self._catalog)
             with connection.pipeline():
                 connection.execute(SET_LIMITS)
                 connection.execute(BECOME, (rows.role, NOBODY))

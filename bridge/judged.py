@@ -5,7 +5,7 @@ from typing import Final
 
 import msgspec
 
-from bridge.change import INSERT, UPDATE, Change, Row
+from bridge.change import UPDATE, Change, Row
 from bridge.table import Rights, Table
 from bridge.values import Codec, record_literal
 
@@ -158,12 +158,11 @@ def line_of(table: Table, row: Cells, codec: Codec, columns: frozenset[str] | No
 
 def missing_key(change: Change, table: Table) -> str | None:
     """A key column that an INSERT or UPDATE does not carry: then the change is not this table's. None: it fits."""
-    if change.kind not in {INSERT, UPDATE}:
+    if change.new is None:
         return None
+    names = change.new.shape.names
     for name in table.key:
-        if (change.new is None or name not in change.new.shape.names) and (
-            change.old is None or name not in change.old.shape.names
-        ):
+        if name not in names and (change.old is None or name not in change.old.shape.names):
             return name
     return None
 

@@ -14,11 +14,11 @@ import structlog
 
 from bridge.audience import Audiences
 from bridge.catalog import Catalog, Lookup, Name
-from bridge.change import DELETE, TRUNCATE, UPDATE, Change, Commit, Message
+from bridge.change import DELETE, TRUNCATE, UPDATE, Change, Commit, Kind, Message
 from bridge.errors import PoisonError
 from bridge.event import Event, Values
-from bridge.judged import Judged, Subscription, Undecided, missing_key
-from bridge.pools import Candidate
+from bridge.judged import Judged, Undecided
+from bridge.pools import Candidate, Route
 from bridge.rls import Outdated
 from bridge.sql import Connection, is_transient, translate
 from bridge.subscriptions import Subscriptions, Update, is_subscription_change
@@ -35,15 +35,14 @@ _FIRST_WAIT_SECONDS, _LONGEST_WAIT_SECONDS = 0.0005, 0.25
 
 
 class Lost(msgspec.Struct, frozen=True, eq=False):
-    """A change whose table is gone, and the subscriptions that knew it by its name."""
+    """A change whose table is gone, though there are subscriptions that knew it by its name."""
 
     change: Change
-    subscriptions: tuple[Subscription, ...]
 
 
 Step = Candidate | Lost | Commit
 Decided = tuple[Judged | None, Values | Unfit | None]
-"""None: the table is gone; no values: the change does not fit the table."""
+"""None: the table is gone."""
 
 LARGEST_PORTION: Final = 4000
 MANY_MEMBERS: Final = 500_000
@@ -109,11 +108,16 @@ class Judging:
         if not changes:
             return [step for step in self._match(messages, {}, ()) if isinstance(step, Commit)], []
         xids = {change.transaction.xid for change in changes}
-        self._begin(xids)
-        lookups, updates = self._asked(xids, lambda: self._look(changes))
+        names = list(dict.fromkeys([(change.schema, change.table, change.oid) for change in changes]))
+
+        def begin() -> None:
+            self._begin(xids, names)
+
+        begin()
+        lookups, updates = self._asked(begin, lambda: self._look(names, changes))
         steps = self._match(messages, lookups, updates)
         candidates = [step for step in steps if isinstance(step, Candidate)]
-        decided = self._asked(xids, lambda: self._decide(candidates)) if candidates else []
+        decided = self._asked(begin, lambda: self._decide(candidates)) if candidates else []
         self._catalog.end()
         return steps, decided
 
@@ -139,18 +143,18 @@ class Judging:
 
     # -- asking PostgreSQL -----------------------------------------------------------------------------------------
 
-    def _begin(self, xids: Iterable[int]) -> None:
+    def _begin(self, xids: Iterable[int], names: Sequence[Name]) -> None:
         """Open the catalog's transaction with a snapshot that contains the transactions `xids`."""
         pause = _FIRST_WAIT_SECONDS
         while True:
-            if all(map(self._catalog.begin().contains, xids)):
+            if all(map(self._catalog.open(names).contains, xids)):
                 return
             self._catalog.end()
             self._wait(pause)
             pause = min(pause * 2, _LONGEST_WAIT_SECONDS)
 
-    def _asked(self, xids: Iterable[int], ask: Callable[[], T]) -> T:
-        """Ask until there is an answer; each time after the first in a fresh snapshot."""
+    def _asked(self, begin: Callable[[], None], ask: Callable[[], T]) -> T:
+        """Ask until there is an answer; each time after the first in a fresh snapshot, which `begin` takes."""
         pause = _FIRST_WAIT_SECONDS
         while True:
             try:
@@ -166,11 +170,12 @@ class Judging:
             self._catalog.end()
             self._wait(pause)
             pause = min(pause * 2, _LONGEST_WAIT_SECONDS)
-            self._begin(xids)
+            begin()
 
-    def _look(self, changes: Sequence[Change]) -> tuple[dict[Name, Lookup | None], list[Update | None]]:
+    def _look(
+        self, names: Sequence[Name], changes: Sequence[Change]
+    ) -> tuple[dict[Name, Lookup | None], list[Update | None]]:
         """What the names in the batch stand for now, and what its changes to realtime.subscription say."""
-        names = list(dict.fromkeys((each.schema, each.table, each.oid) for each in changes))
         found = dict(zip(names, self._catalog.look_up(names), strict=True))
         own = [change for change in changes if is_subscription_change(change)] if self._follow else []
         return found, self._subscriptions.read(self._connections[0], own, self._codec) if own else []
@@ -183,60 +188,62 @@ class Judging:
         """Which changes have subscribers, each at its own place in the stream."""
         steps: list[Step] = []
         fresh = iter(updates)
+        routes: dict[tuple[str, str, int | None, Kind], list[Route] | None] = {}
         for message in messages:
             if isinstance(message, Change):
                 if updates and is_subscription_change(message):
                     update = next(fresh)
                     if update is not None:
                         self._pending.append(update)
-                if message.kind != TRUNCATE:
-                    steps.extend(self._candidates(message, lookups))
+                key = (message.schema, message.table, message.oid, message.kind)
+                try:
+                    found = routes[key]
+                except KeyError:
+                    found = routes[key] = self._routes(message, lookups)
+                if found is None:
+                    steps.append(Lost(message))
+                else:
+                    steps += [Candidate(message, route) for route in found]
             elif isinstance(message, Commit):
                 if self._pending:
                     self._subscriptions.apply(self._pending)
                     self._pending = []
+                    routes.clear()
                 steps.append(message)
         return steps
 
-    def _candidates(self, change: Change, lookups: dict[Name, Lookup | None]) -> Iterable[Candidate | Lost]:
+    def _routes(self, change: Change, lookups: dict[Name, Lookup | None]) -> list[Route] | None:
+        """Where such changes go, as long as the subscriptions are the same; None: the table is gone, and was known."""
         name = (change.schema, change.table, change.oid)
-        if name not in lookups:
-            return
+        if change.kind == TRUNCATE or name not in lookups:
+            return []
         lookup = lookups[name]
         if lookup is None:
-            knew = self._subscriptions.knew(change.schema, change.table, change.kind)
-            if knew:
-                yield Lost(change, tuple(knew))
-            return
+            return None if self._subscriptions.knew(change.schema, change.table, change.kind) else []
+        routes = []
         for oid in (lookup.oid, *lookup.ancestors):
             groups = self._subscriptions.groups(oid, change.kind)
             leaving = self._subscriptions.groups(oid, DELETE) if self._leave and change.kind == UPDATE else ()
             if groups or leaving:
                 self._subscriptions.learn_name(change.schema, change.table, oid)
-                yield Candidate(change, oid, groups, self._subscriptions.version, leaving)
+                routes.append(Route(oid, change.kind, groups, self._subscriptions.version, leaving))
+        return routes
 
     # -- deciding --------------------------------------------------------------------------------------------------
 
     def _decide(self, candidates: Sequence[Candidate]) -> list[Decided]:
         """Who gets each candidate, and its values."""
         decided = self._audiences.decide(candidates)
-        fit = [each for each in decided if each is not None and missing_key(each.change, each.table) is None]
-        made = dict(zip(map(id, fit), self._values.make(fit), strict=True))
-        return [(judged, made.get(id(judged))) for judged in decided]
+        return list(zip(decided, self._values.make(decided), strict=True))
 
     def _write(self, candidate: Candidate, judged: Judged | None, values: Values | Unfit | None) -> list[Event]:
         change = candidate.change
-        if judged is None:
+        if judged is None or values is None:
             return [self._letter(change, "the table is gone", change.schema, change.table)]
         table = judged.table
-        if values is None:
-            missing = missing_key(change, table)
-            reason = f"the change does not fit the table: it has no value for the key column {missing}"
-            return [self._letter(change, reason, table.schema, table.name)]
         if isinstance(values, Unfit):
-            return [
-                self._letter(change, f"the change does not fit the table: {values.reason}", table.schema, table.name)
-            ]
+            reason = f"the change does not fit the table: {values.reason}"
+            return [self._letter(change, reason, table.schema, table.name)]
         events = self._writer.write(judged, values)
         if judged.undecided:
             reason = judged.undecided[0].reason

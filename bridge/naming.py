@@ -11,6 +11,7 @@ AMQP_NAME_BYTES = 255
 _KAFKA_NAME = re.compile(r"[A-Za-z0-9._-]+")
 _UNSAFE = re.compile(rb"[^A-Za-z0-9_]")
 _ESCAPE = re.compile(rb"-([0-9A-F]{2})")
+_ESCAPED = "(?:[A-Za-z0-9_]|-[0-9A-F]{2})+"
 
 
 def escape(name: str) -> str:
@@ -78,6 +79,19 @@ class Destinations:
         A table never has it: in a table's name what follows a hyphen is hexadecimal, and a dot is before the table.
         """
         return f"{self._prefix}position-{slot}"
+
+    def may_be_a_tables(self, name: str) -> bool:
+        """Whether a destination of this name is, or may be, a table's."""
+        if name in self._overrides.values():
+            return True
+        if name == self.dead_letters:
+            return False
+        parts = string.Formatter().parse(self._template)
+        pattern = "".join(
+            re.escape(literal) + ("" if field is None else re.escape(self._prefix) if field == "prefix" else _ESCAPED)
+            for literal, field, _, _ in parts
+        )
+        return re.fullmatch(pattern, name) is not None
 
     def of(self, schema: str, table: str) -> str:
         """The topic or exchange of a table. Raises NameRefused where there can be none."""

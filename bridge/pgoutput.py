@@ -245,17 +245,17 @@ def _tuple(relation: _Relation, payload: bytes, at: int) -> tuple[Row, int]:
         raise _Wrong(f"a row of {count} columns for a relation of {len(relation.shape.names)}")
     values: list[bytes | None] = []
     left_out: list[int] = []
+    size, is_ascii, unpack = len(payload), payload.isascii(), _U32.unpack_from
     for position in range(count):
         mark = payload[at]
         at += 1
         if mark == 0x74:  # t
-            (length,) = _U32.unpack_from(payload, at)
             at += 4
-            end = at + length
-            if end > len(payload):
+            end = at + unpack(payload, at - 4)[0]
+            if end > size:
                 raise _Wrong("a value longer than its message")
             value = payload[at:end]
-            if not value.isascii():
+            if not (is_ascii or value.isascii()):
                 value.decode()  # the stream's client_encoding is UTF8
             values.append(value)
             at = end

@@ -10,12 +10,12 @@ from typing import Any
 
 import msgspec
 
+from bridge.catalog_transaction import CatalogTransaction
 from bridge.expressions import IMPLIED_OPERATORS, Names, NotUnderstood, names_of, parse_expression
 from bridge.facts import FIRST_USER_OID, Facts, Function, Operator, Relation, Type
 from bridge.joining import Joinable, NotJoinable, joinable
 from bridge.policy_queries import DOUBTS, FUNCTIONS, OPERATORS, RELATIONS, SHARED_VERSION, TYPES, USED, VERSIONS
 from bridge.purity import body_of
-from bridge.sql import Connection
 from bridge.table import Policy, Rights, Table
 
 Wanted = Sequence[tuple[Table, Rights]]
@@ -33,8 +33,8 @@ class _Known(msgspec.Struct, frozen=True):
 class PolicyFacts:
     """How each table's policies are joined, as the catalog stands in the current transaction."""
 
-    def __init__(self, connection: Connection) -> None:
-        self._connection = connection
+    def __init__(self, catalog: CatalogTransaction) -> None:
+        self._catalog = catalog
         self._known: dict[_Key, _Known] = {}
         self.generation = 0
         """Grows whenever what is known of functions, operators and types may have changed."""
@@ -66,20 +66,14 @@ class PolicyFacts:
         return [self._known[key].answer for key in keys]
 
     def _versions(self, tables: Sequence[tuple[int, str]]) -> tuple[str, list[str]]:
-        with self._connection.pipeline():
-            shared = self._connection.execute(
-                SHARED_VERSION,
-                {
-                    "first": FIRST_USER_OID,
-                    "functions": list(self._functions),
-                    "operators": list(self._operators),
-                    "types": list(self._types),
-                },
-            )
-            single = self._connection.execute(
-                VERSIONS, {"tables": [oid for oid, _ in tables], "relations": [each for _, each in tables]}
-            )
-        ((version,),) = shared.fetchall()
+        names = {
+            "first": FIRST_USER_OID,
+            "functions": list(self._functions),
+            "operators": list(self._operators),
+            "types": list(self._types),
+        }
+        listed = {"tables": [oid for oid, _ in tables], "relations": [each for _, each in tables]}
+        ((version,),), single = self._catalog.ask_all([(SHARED_VERSION, names), (VERSIONS, listed)])
         return version, [each for (each,) in single]
 
     def _read(self, new: dict[_Key, Table]) -> None:
@@ -89,7 +83,7 @@ class PolicyFacts:
         self._look_up([*named.values(), *(each.names() for each in used.values())])
         relations = self._relations({each for names in named.values() for each in names.relations})
         if self._doubts is None:
-            self._doubts = tuple(doubt for (doubt,) in self._fetch(DOUBTS, first=FIRST_USER_OID))
+            self._doubts = tuple(doubt for (doubt,) in self._catalog.fetch(DOUBTS, first=FIRST_USER_OID))
         found: dict[_Key, tuple[str, Joinable | NotJoinable]] = {}
         for key, table in new.items():
             policies = key[-1]
@@ -123,7 +117,7 @@ class PolicyFacts:
             pending = []
             if functions:
                 self._functions.update(dict.fromkeys(functions, ()))
-                for row in self._fetch(FUNCTIONS, names=list(functions), first=FIRST_USER_OID):
+                for row in self._catalog.fetch(FUNCTIONS, names=list(functions), first=FIRST_USER_OID):
                     values: list[Any] = [tuple(value) if isinstance(value, list) else value for value in row]
                     function = Function(*values)
                     self._functions[function.name] += (function,)
@@ -131,12 +125,12 @@ class PolicyFacts:
                         pending.append(_names_of_body(function))
             if operators:
                 self._operators.update(dict.fromkeys(operators, ()))
-                for row in self._fetch(OPERATORS, names=list(operators)):
+                for row in self._catalog.fetch(OPERATORS, names=list(operators)):
                     operator = Operator(*row)
                     self._operators[operator.name] += (operator,)
             if types:
                 self._types.update(dict.fromkeys(types, ()))
-                for oid, schema, name, kind in self._fetch(TYPES, names=list(types)):
+                for oid, schema, name, kind in self._catalog.fetch(TYPES, names=list(types)):
                     self._types[name] += (Type(oid, schema, kind),)
 
     def _relations(self, names: Iterable[tuple[str, ...]]) -> dict[tuple[str, str], tuple[Relation, list[int]]]:
@@ -144,7 +138,7 @@ class PolicyFacts:
         wanted = list(names)
         if not wanted:
             return {}
-        rows = self._fetch(RELATIONS, schemas=[name[0] for name in wanted], names=[name[1] for name in wanted])
+        rows = self._catalog.fetch(RELATIONS, schemas=[name[0] for name in wanted], names=[name[1] for name in wanted])
         return {
             (schema, name): (Relation(kind, row_security, foreign), oids)
             for schema, name, kind, row_security, oids, foreign in rows
@@ -153,7 +147,7 @@ class PolicyFacts:
     def _used(self, tables: Iterable[int]) -> dict[tuple[int, str], "_Used"]:
         """What of users' making each policy depends on, by table and policy."""
         found: dict[tuple[int, str], _Used] = {}
-        for table, policy, catalog, schema, name, doubt, fixed in self._fetch(
+        for table, policy, catalog, schema, name, doubt, fixed in self._catalog.fetch(
             USED, tables=list(tables), first=FIRST_USER_OID
         ):
             used = found.setdefault((table, policy), _Used())
@@ -163,9 +157,6 @@ class PolicyFacts:
             if doubt:
                 used.doubts.append(doubt)
         return found
-
-    def _fetch(self, query: str, **parameters: Any) -> list[tuple[Any, ...]]:
-        return self._connection.execute(query, parameters).fetchall()
 
 
 class _Used(msgspec.Struct):

@@ -11,7 +11,7 @@ from typing import Final
 
 import msgspec
 
-from bridge.change import Change
+from bridge.change import Change, Kind
 from bridge.filters import equal_text
 from bridge.judged import Cells, Filter, Members, Subscription
 from bridge.table import Column, Table
@@ -212,13 +212,21 @@ class Group(msgspec.Struct, frozen=True, eq=False):
     selections: tuple[tuple[tuple[str, ...] | None, tuple[Pool, ...]], ...]
 
 
-class Candidate(msgspec.Struct, frozen=True, eq=False):
-    """A change as a change of one table that has subscribers: its own, or a partitioned table above it."""
+class Route(msgspec.Struct, frozen=True, eq=False):
+    """Who may want the changes of one kind to a table: one for all such changes with the same subscribers."""
 
-    change: Change
     oid: int
+    """Of the table itself, or of a partitioned table above it."""
+    kind: Kind
     groups: tuple[Group, ...]
     version: int
-    """Of the subscriptions, at the change's place in the stream."""
+    """Of the subscriptions, at the changes' place in the stream."""
     leaving: tuple[Group, ...] = ()
     """For an UPDATE, with `events: {leave: true}`: those who would hear of a DELETE."""
+
+
+class Candidate(msgspec.Struct, frozen=True, eq=False, gc=False):
+    """A change as a change of one table that has subscribers."""
+
+    change: Change
+    route: Route

@@ -10,7 +10,7 @@ the settings must be as they were set, or the answer does not count.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 import psycopg
@@ -64,10 +64,36 @@ class Answer(msgspec.Struct, frozen=True):
 Cursor = psycopg.Cursor[tuple[Any, ...]]
 
 BEGIN_JUDGING = "begin isolation level repeatable read, read only"
+CURRENT_SNAPSHOT = "select pg_current_snapshot()::text"
 
 
-def begin_judging(connection: Connection, snapshot: str) -> None:
-    """Begin a transaction that sees what the catalog's sees.
+class Shared(Protocol):
+    """The catalog's transaction, whose snapshot another session may take."""
+
+    @property
+    def snapshot(self) -> str:
+        """As pg_current_snapshot() tells it."""
+
+    def export(self) -> str:
+        """A name by which another session takes it."""
+
+
+def begin_judging(connection: Connection, catalog: Shared) -> None:
+    """Begin a transaction that sees what the catalog's sees. Raises Outdated, psycopg.Error as `take_snapshot`.
+
+    Where nothing has begun or ended since, a new snapshot is the same. That is asked first, for an exported one takes the
+    server a file, which it makes and removes: slow on some file systems once there were many.
+    """
+    with connection.pipeline():
+        connection.execute(BEGIN_JUDGING)
+        cursor = connection.execute(CURRENT_SNAPSHOT)
+    if cursor.fetchone() != (catalog.snapshot,):
+        connection.execute("rollback")
+        take_snapshot(connection, catalog.export())
+
+
+def take_snapshot(connection: Connection, snapshot: str) -> None:
+    """Begin a transaction with a snapshot that another session has exported.
 
     Raises Outdated where that has ended, as when its connection was lost; psycopg.Error where it is transient. In a
     statement of its own, so that this is never taken for a policy's error.
@@ -90,12 +116,11 @@ class Outdated(Exception):
 class Judge:
     """The judging connection."""
 
-    def __init__(self, connection: Connection, snapshot: Callable[[], str], tally: Tally) -> None:
-        """`snapshot` exports that of the catalog's transaction."""
+    def __init__(self, connection: Connection, catalog: Shared, tally: Tally) -> None:
         # psycopg would count a statement as prepared that never was, where its pipeline failed before it.
         connection.prepare_threshold = None
         self._connection = connection
-        self._snapshot = snapshot
+        self._catalog = catalog
         self._tally = tally
 
     def ask(self, questions: Sequence[Question]) -> list[Answer]:
@@ -144,9 +169,9 @@ class Judge:
         ]
 
     def _run(self, questions: Sequence[Question]) -> list[frozenset[int]]:
-        connection, snapshot = self._connection, self._snapshot()
+        connection = self._connection
         try:
-            begin_judging(connection, snapshot)
+            begin_judging(connection, self._catalog)
             with connection.pipeline():
                 connection.execute(SET_LIMITS)
                 asked = [self._send(question) for question in questions]

@@ -53,8 +53,8 @@ class Looking:
         self.judging = judging
         self._source = source
         self._tally = Tally()
-        facts = PolicyFacts(source)
-        self._joined = JoinedJudge(judging, self.catalog.export, facts, self._tally, join_from=1, few=0, quiet=True)
+        facts = PolicyFacts(self.catalog)
+        self._joined = JoinedJudge(judging, self.catalog, facts, self._tally, join_from=1, few=0, quiet=True)
         self._subscriptions = Subscriptions()
 
     def subscribed(self) -> list[int]:

@@ -62,14 +62,19 @@ class Sender:
         """Hand it to the sink; while that is full, or the limits hold it back, all else goes on but reading."""
         if self.pace.is_limited:
             self._hold_back(event)
-        while not self.has_room:  # the events of one batch may be many, and large
+        checkpoint = self.checkpoint
+        while checkpoint.in_flight.bytes >= self._in_flight_bytes:  # the events of one batch may be many, and large
             self._let_work()
             self.bury_rejections()
         counts = self._health.dead_letters if event.dead_letter else self._health.events
         counts[event.schema, event.table] += 1
-        self._hand_over(event, self.checkpoint.current)
-        self._rejections.extend(self._sink.rejected())
-        self.bury_rejections()
+        if not self._sink.send(event, checkpoint.current):
+            self._let_work()
+            self._hand_over(event, checkpoint.current)
+        refused = self._sink.rejected()
+        if refused or self._rejections:
+            self._rejections.extend(refused)
+            self.bury_rejections()
 
     def poll(self, seconds: float) -> None:
         """Let the sink work for at most so long."""

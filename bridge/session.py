@@ -30,7 +30,7 @@ from bridge.policy_facts import PolicyFacts
 from bridge.publication import require as require_publication
 from bridge.replication import ReplicationStream
 from bridge.rls import SETTINGS as JUDGING_SETTINGS
-from bridge.rls import Judge, Outdated, begin_judging
+from bridge.rls import Judge, Outdated, take_snapshot
 from bridge.securing import Securing
 from bridge.slot import Slot, create, find, problem
 from bridge.sql import APPLICATION_NAME, Connection, connect, translate
@@ -104,8 +104,8 @@ class Session:
                 catalog,
                 Filtering(Comparer(self.connection), codec),
                 Securing(
-                    Judge(self._judging_connection, catalog.export, tally),
-                    JoinedJudge(self._judging_connection, catalog.export, PolicyFacts(self.connection), tally),
+                    Judge(self._judging_connection, catalog, tally),
+                    JoinedJudge(self._judging_connection, catalog, PolicyFacts(catalog), tally),
                     codec,
                     current=settings.judge == "current",
                     lossy=lossy,
@@ -157,7 +157,7 @@ class Session:
                 self.connection.execute("set transaction isolation level repeatable read, read only")
                 row = self.connection.execute("select pg_export_snapshot()").fetchone()
                 assert row is not None
-                begin_judging(self._judging_connection, row[0])
+                take_snapshot(self._judging_connection, row[0])
                 self._judging_connection.execute("rollback")
         except Outdated as error:
             raise SourceRefused(

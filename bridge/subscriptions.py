@@ -121,18 +121,9 @@ class Subscriptions:
         """Remember that the subscriptions of `entity` are to hear of changes to a table by this name."""
         self._names.setdefault((schema, table), set()).add(entity)
 
-    def knew(self, schema: str, table: str, kind: Kind) -> list[Subscription]:
-        """The subscriptions to this action that knew a table by this name, for a change whose table is gone."""
-        entities = self._names.get((schema, table), ())
-        return [
-            each
-            for entity in entities
-            for group in self.groups(entity, kind)
-            for _, pools in group.selections
-            for pool in pools
-            for bucket in pool.buckets()
-            for each in bucket.everyone(self.version).subscriptions
-        ]
+    def knew(self, schema: str, table: str, kind: Kind) -> bool:
+        """Whether there are subscriptions to this action that knew a table by this name, for one that is gone."""
+        return any(self.groups(entity, kind) for entity in self._names.get((schema, table), ()))
 
     def groups(self, entity: int, kind: Kind) -> tuple[Group, ...]:
         """The subscriptions for a table and an action, by role and selected columns."""

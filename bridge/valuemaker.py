@@ -6,9 +6,9 @@ import msgspec
 import psycopg
 from psycopg import sql
 
-from bridge.change import Row, Shape
-from bridge.event import Values
-from bridge.judged import Cells, Judged, cells, line_of
+from bridge.change import UPDATE, Row, Shape
+from bridge.event import NO_ROW, Json, Values
+from bridge.judged import Cells, Judged, cells, line_of, missing_key
 from bridge.sql import Connection, is_transient, quoted
 from bridge.table import Table
 from bridge.values import Codec, Converter, size_text
@@ -21,7 +21,8 @@ _CACHED = 10_000
 
 
 class Unfit(msgspec.Struct, frozen=True):
-    """PostgreSQL's input functions refuse a value: the change is not one of this table as it is now."""
+    """A key column is missing, or PostgreSQL's input functions refuse a value: the change is not one of this table as it
+    is now."""
 
     reason: str
 
@@ -31,8 +32,11 @@ class _Wanted(msgspec.Struct, eq=False):
 
     table: Table
     line: str
-    columns: list[str]
-    into: dict[str, bytes]
+    positions: list[int]
+    into: list[bytes]
+    names: tuple[str, ...]
+    number: int = 0
+    """Of the change."""
 
 
 class ValueMaker:
@@ -41,37 +45,46 @@ class ValueMaker:
         self._codec = codec
         self._max_record_bytes = max_record_bytes
         self._converters: dict[int, tuple[Table, Converters]] = {}
-        self._shapes: dict[Shape, tuple[Table, tuple[Converter | None, ...] | None]] = {}
-        """The converters of a shape's columns; None: one of them is not the table's, or of another type."""
+        self._shapes: dict[Shape, tuple[Table, tuple[tuple[int, Converter], ...] | None]] = {}
+        """The converters of a shape's columns, by position, where they need one; None: one of the columns is not the
+        table's, or of another type."""
 
-    def make(self, rows: Sequence[Judged]) -> list[Values | Unfit]:
-        """For each judged change the JSON of its values."""
+    def make(self, rows: Sequence[Judged | None]) -> list[Values | Unfit | None]:
+        """For each judged change the JSON of its values; None for None."""
         wanted: list[_Wanted] = []
-        made: list[tuple[Values, list[_Wanted]]] = []
+        made: list[Values | Unfit | None] = []
         for judged in rows:
-            own: list[_Wanted] = []
-            large = self._is_large(judged)
-            new: dict[str, bytes] = {}
-            old: dict[str, bytes] = {}
-            if any(audience.error is None for audience in judged.audiences):
-                if judged.is_completed:
-                    new = self._row(judged.table, judged.new, own)
-                elif judged.change.new is not None:
-                    new = self._quick_row(judged.table, judged.change.new, own)
-                if judged.change.old is not None:
-                    old = self._quick_row(judged.table, judged.change.old, own)
-            made.append((Values(new, old, large), own))
-            wanted += own
-        refused = self._ask(wanted) if wanted else {}
-        if not refused:
-            return [values for values, _ in made]
-        results: list[Values | Unfit] = []
-        for values, own in made:
-            reason = next((refused[id(each)] for each in own if id(each) in refused), None)
-            results.append(values if reason is None else Unfit(reason))
-        return results
+            if judged is None:
+                made.append(None)
+                continue
+            change, table = judged.change, judged.table
+            if (missing := missing_key(change, table)) is not None:
+                made.append(Unfit(f"it has no value for the key column {missing}"))
+                continue
+            before = len(wanted)
+            new = old = NO_ROW
+            for audience in judged.audiences:
+                if audience.error is None:
+                    if change.kind == UPDATE and judged.is_completed:
+                        new = self._row(table, judged.new, wanted)
+                    elif change.new is not None:
+                        new = self._quick_row(table, change.new, wanted)
+                    if change.old is not None:
+                        old = self._quick_row(table, change.old, wanted)
+                    break
+            for each in wanted[before:]:
+                each.number = len(made)
+            # The message is never smaller than half its values, so the exact sum is rarely needed.
+            large = 2 * change.message_bytes > self._max_record_bytes and (
+                size_text(change, self._codec) > self._max_record_bytes
+            )
+            made.append(Values(new, old, large))
+        if wanted:
+            for number, reason in self._ask(wanted).items():
+                made[number] = Unfit(reason)
+        return made
 
-    def _quick_row(self, table: Table, row: Row, wanted: list[_Wanted]) -> dict[str, bytes]:
+    def _quick_row(self, table: Table, row: Row, wanted: list[_Wanted]) -> Json:
         """`_row` of what the stream carries, with what is the same for all rows of a shape decided once."""
         known = self._shapes.get(row.shape)
         if known is None or known[0] is not table:
@@ -80,28 +93,25 @@ class ValueMaker:
             converters = self._converters_of(table)
             found = [converters.get(name) for name in row.shape.names]
             usable = all(each is not None and each[0] == oid for each, oid in zip(found, row.shape.types, strict=True))
-            known = self._shapes[row.shape] = (table, tuple(each[1] for each in found if each) if usable else None)
+            needed = tuple((at, each[1]) for at, each in enumerate(found) if each is not None and each[1] is not None)
+            known = self._shapes[row.shape] = (table, needed if usable else None)
         converts = known[1]
         if converts is None:
             return self._row(table, cells(row), wanted)
-        made: dict[str, bytes] = {}
-        asked: list[str] = []
-        for name, convert, raw in zip(row.shape.names, converts, row.values, strict=True):
-            if raw is None:
-                made[name] = b"null"
-            elif convert is None:
-                made[name] = raw
-            else:
-                value = convert(raw)
-                if value is None:
-                    asked.append(name)
+        values, names = row.values, row.shape.names
+        made = [b"null" if raw is None else raw for raw in values]
+        asked: list[int] = []
+        for at, convert in converts:
+            if (raw := values[at]) is not None:
+                if (value := convert(raw)) is None:
+                    asked.append(at)
                 else:
-                    made[name] = value
+                    made[at] = value
         if asked:
-            wanted.append(_Wanted(table, line_of(table, cells(row), self._codec), asked, made))
-        return made
+            wanted.append(_Wanted(table, line_of(table, cells(row), self._codec), asked, made, names))
+        return Json(names, made)
 
-    def _row(self, table: Table, cells: Cells, wanted: list[_Wanted]) -> dict[str, bytes]:
+    def _row(self, table: Table, cells: Cells, wanted: list[_Wanted]) -> Json:
         found: dict[str, bytes] = {}
         asked: list[str] = []
         converters = self._converters_of(table)
@@ -113,18 +123,17 @@ class ValueMaker:
             known = converters.get(name)
             if known is None:
                 continue
-            if known[0] != type_oid:  # the column's type has changed since
-                asked.append(name)
-                continue
             convert = known[1]
-            made = raw if convert is None else convert(raw)
+            # Another type: the column's has changed since.
+            made = None if known[0] != type_oid else raw if convert is None else convert(raw)
             if made is None:
                 asked.append(name)
-            else:
-                found[name] = made
+            found[name] = raw if made is None else made
+        names, values = tuple(found), list(found.values())
         if asked:
-            wanted.append(_Wanted(table, line_of(table, cells, self._codec), asked, found))
-        return found
+            positions = [names.index(name) for name in asked]
+            wanted.append(_Wanted(table, line_of(table, cells, self._codec), positions, values, names))
+        return Json(names, values)
 
     def _converters_of(self, table: Table) -> Converters:
         known = self._converters.get(table.oid)
@@ -138,15 +147,8 @@ class ValueMaker:
             )
         return known[1]
 
-    def _is_large(self, judged: Judged) -> bool:
-        change = judged.change
-        # The message is never smaller than half its values, so the exact sum is rarely needed.
-        return 2 * change.message_bytes > self._max_record_bytes and (
-            size_text(change, self._codec) > self._max_record_bytes
-        )
-
     def _ask(self, wanted: Sequence[_Wanted]) -> dict[int, str]:
-        """Fill in what PostgreSQL makes; by the id of what it refuses, the reason."""
+        """Fill in what PostgreSQL makes; by the change's number, the reason why it refuses one."""
         refused: dict[int, str] = {}
         by_table: dict[int, list[_Wanted]] = {}
         for each in wanted:
@@ -169,7 +171,7 @@ class ValueMaker:
                 raise
             self._connection.execute("rollback to savepoint making_values; release savepoint making_values")
             if len(group) == 1:
-                refused[id(group[0])] = f"{error.sqlstate}: {error}"
+                refused.setdefault(group[0].number, f"{error.sqlstate}: {error}")
                 return
             half = len(group) // 2
             self._ask_table(group[:half], refused)
@@ -178,8 +180,8 @@ class ValueMaker:
         self._connection.execute("release savepoint making_values")
         for each, (text,) in zip(group, rows, strict=True):
             members = _decode(text.encode())
-            for name in each.columns:
-                each.into[name] = bytes(members[name])
+            for at in each.positions:
+                each.into[at] = bytes(members[each.names[at]])
 
 
 _decode = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode

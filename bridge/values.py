@@ -28,6 +28,7 @@ _decode_text = msgspec.json.Decoder(str).decode
 # Years of four digits, no BC: the rest is left to PostgreSQL.
 _TIMESTAMP = re.compile(rb"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d(?:\.\d{1,6})?")
 _TIMESTAMPTZ = re.compile(rb"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d(?:\.\d{1,6})?\+00")
+_QUOTED_TIMESTAMPTZ = re.compile(rb'"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d(?:\.\d{1,6})?\+00"')
 _NUMBER = re.compile(rb"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?")
 
 
@@ -128,6 +129,8 @@ class Wal2JsonCodec:
             return _quoted_json if column.base_oid == _OID else None
         if kind is JsonKind.ASK:
             return _ask
+        if kind is JsonKind.TIMESTAMPTZ:
+            return _timestamptz_of_json
         convert = _BY_KIND[kind]
         return lambda raw: convert(_decode_text(raw).encode())
 
@@ -138,6 +141,13 @@ class Wal2JsonCodec:
         if type_oid == _BOOL:
             return "t" if raw == b"true" else "f"
         return raw.decode()
+
+
+def _timestamptz_of_json(raw: bytes) -> bytes | None:
+    # Almost all are of this form, which needs no decoding.
+    if _QUOTED_TIMESTAMPTZ.fullmatch(raw):
+        return b'%sT%s:00"' % (raw[:11], raw[12:-1])
+    return _timestamptz_json(_decode_text(raw).encode())
 
 
 def _exact_json(raw: bytes) -> bytes | None:

@@ -5,6 +5,7 @@ The values stay as they are (`msgspec.Raw`), so that no digit is lost and nothin
 
 import re
 from collections.abc import Sequence
+from operator import attrgetter
 from typing import Final
 
 import msgspec
@@ -30,13 +31,16 @@ from bridge.patterns import SUBSCRIPTION_TABLE, Pattern, parse_pattern
 
 _KINDS: Final[dict[str, Kind]] = {"I": INSERT, "U": UPDATE, "D": DELETE, "T": TRUNCATE}
 _NULL = b"null"
-_TIMESTAMP = re.compile(r"[0-9]{4,}-[0-9]{2}-[0-9]{2} [0-9]{2}:[0-9]{2}:[0-9]{2}(?:\.[0-9]{1,6})?\+00")
+_TIMESTAMP = re.compile(r"([0-9]{4,}-[0-9]{2}-[0-9]{2}) ([0-9]{2}:[0-9]{2}:[0-9]{2})(?:\.([0-9]{1,6}))?\+00")
 
 
 class _Column(msgspec.Struct, gc=False):
     name: str
     typeoid: int
     value: msgspec.Raw
+
+
+_name_of, _type_of, _value_of = attrgetter("name"), attrgetter("typeoid"), attrgetter("value")
 
 
 class _Message(msgspec.Struct, gc=False):
@@ -107,9 +111,11 @@ class Wal2JsonDecoder:
 
     def __init__(self) -> None:
         self._transaction: Transaction | None = None
+        self._commit_text = ""
+        """Its commit LSN as it came."""
         self._last_lsn = -1
         self._seq = 0
-        self._shapes: dict[tuple[tuple[str, int], ...], Shape] = {}
+        self._shapes: dict[tuple[tuple[str, ...], tuple[int, ...]], Shape] = {}
 
     @property
     def in_transaction(self) -> bool:
@@ -165,14 +171,16 @@ class Wal2JsonDecoder:
         )
 
     def _row(self, columns: list[_Column]) -> Row:
-        key = tuple([(column.name, column.typeoid) for column in columns])
-        shape = self._shapes.get(key)
+        names, types = tuple(map(_name_of, columns)), tuple(map(_type_of, columns))
+        shape = self._shapes.get((names, types))
         if shape is None:
-            shape = Shape(tuple(name for name, _ in key), tuple(oid for _, oid in key))
-            if len(set(shape.names)) != len(shape.names):
+            if len(set(names)) != len(names):
                 raise _Wrong("a column that comes twice")
-            self._shapes[key] = shape
-        return Row(shape, tuple([None if (raw := bytes(column.value)) == _NULL else raw for column in columns]))
+            shape = self._shapes[names, types] = Shape(names, types)
+        values: tuple[bytes | None, ...] = tuple(map(bytes, map(_value_of, columns)))
+        if _NULL in values:
+            values = tuple([None if raw == _NULL else raw for raw in values])
+        return Row(shape, values)
 
     def _other(self, lsn: int, message: _Message) -> Sequence[Message]:
         if message.action == "B":
@@ -181,13 +189,15 @@ class Wal2JsonDecoder:
             if message.xid is None or message.timestamp is None or message.lsn is None:
                 raise _Wrong("a Begin without xid, timestamp or lsn")
             transaction = Transaction(message.xid, parse_lsn(message.lsn), iso_timestamp(message.timestamp))
-            self._transaction, self._last_lsn = transaction, -1
+            self._transaction, self._commit_text, self._last_lsn = transaction, message.lsn, -1
             return (Begin(transaction),)
         if message.action == "C":
             if self._transaction is None or message.lsn is None or message.nextlsn is None:
                 raise _Wrong("a Commit outside of a transaction, or without lsn or nextlsn")
             # What is confirmed comes from here: it must be what the header says, too.
-            if parse_lsn(message.lsn) != self._transaction.commit_lsn or parse_lsn(message.nextlsn) != lsn:
+            if (message.lsn, message.nextlsn) != (self._commit_text, format_lsn(lsn)) and (
+                parse_lsn(message.lsn) != self._transaction.commit_lsn or parse_lsn(message.nextlsn) != lsn
+            ):
                 raise _Wrong("a Commit that is not the open transaction's")
             self._transaction = None
             return (Commit(lsn),)
@@ -200,11 +210,11 @@ class Wal2JsonDecoder:
 
 def iso_timestamp(text: str) -> str:
     """``2026-11-24 12:12:56.0902+00`` → ``2026-11-24T12:12:56.090200Z``."""
-    if not _TIMESTAMP.fullmatch(text):
+    match = _TIMESTAMP.fullmatch(text)
+    if match is None:
         raise ValueError(f"a timestamp that is not in UTC: {text}")
-    day, clock = text[:-3].split(" ")
-    seconds, _, fraction = clock.partition(".")
-    return f"{day}T{seconds}.{fraction:0<6}Z"
+    day, clock, fraction = match.groups("")
+    return f"{day}T{clock}.{fraction:0<6}Z"
 
 
 class _Wrong(Exception):

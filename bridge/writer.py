@@ -1,12 +1,15 @@
 """Writes events as the wire contract has them (docs/events.md). Pure.
 
 What many events share is made once: per transaction its ids and times (`_Moment`), per table, role and selection the
-columns and names (`_View`), per audience its list of subscription ids (`Members`).
+columns and names (`_View`), per audience its list of subscription ids (`Members`), and what of all that the events in a
+row have in common (`_Frame`).
 """
 
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
+from operator import itemgetter
+from typing import Any
 
 import msgspec
 
@@ -23,6 +26,8 @@ _CACHED = 10_000
 _SUBSCRIBED = {
     flag: b'},"is_rls_enabled":%s,"subscription_ids":' % text for flag, text in ((True, b"true"), (False, b"false"))
 }
+_TOO_LARGE = b',"errors":["%s"]}' % PAYLOAD_TOO_LARGE.encode()
+_NO_ERRORS = b',"errors":[]}'
 
 Members = tuple[tuple[str, bytes], ...]
 """Column names, each with its JSON text and a colon."""
@@ -37,6 +42,42 @@ class _Moment(msgspec.Struct, frozen=True):
     seconds: int
 
 
+class _Form(msgspec.Struct, frozen=True, gc=False):
+    """How the JSON of a row's values becomes one JSON object."""
+
+    template: bytes
+    """With %s for each of what `pick` takes from the values."""
+    pick: Callable[[Sequence[bytes]], Any]
+    complete: bool
+    """All that it is to have is there."""
+
+    def fill(self, row: Json) -> bytes:
+        filled: bytes = self.template % self.pick(row.values)
+        return filled
+
+
+class _Columns:
+    """Columns of a table, and how rows become objects of them."""
+
+    __slots__ = ("_form", "_forms", "_names", "members")
+
+    def __init__(self, members: Members) -> None:
+        self.members = members
+        self._forms: dict[tuple[str, ...], _Form] = {}
+        self._names: tuple[str, ...] = ()
+        self._form = self._forms[()] = _form(members, ())
+        """The last one that was asked for: mostly the next one too."""
+
+    def form(self, names: tuple[str, ...]) -> _Form:
+        """For rows that carry the columns `names`."""
+        if names is not self._names:
+            found = self._forms.get(names)
+            if found is None:
+                found = self._forms[names] = _form(self.members, names)
+            self._names, self._form = names, found
+        return self._form
+
+
 class _View(msgspec.Struct, frozen=True):
     """What a role and a selection see of a table."""
 
@@ -46,9 +87,11 @@ class _View(msgspec.Struct, frozen=True):
     columns: bytes
     """The rest of the timestamp, then the columns as JSON: attnum order, those that the role may SELECT, and of those the
     selected and the key."""
-    members: Members
-    key_members: Members
+    visible: _Columns
+    visible_key: _Columns
     """Of these the primary key's."""
+    key: _Columns
+    """The primary key's in key order."""
     shows_key: bool
     """The role may SELECT the whole key, so that it may stand in the message's key."""
     id_tail: str
@@ -58,12 +101,32 @@ class _View(msgspec.Struct, frozen=True):
     """The headers role and content-type."""
 
 
+class _Frame(msgspec.Struct, frozen=True):
+    """What the events of one kind, transaction and audience share."""
+
+    kind: Kind
+    table: Table
+    transaction: Transaction
+    audience: Audience
+    view: _View
+    moment: _Moment
+    id_head: str
+    id_tail: str
+    before: bytes
+    """Of the value, what comes before the row."""
+    after: bytes
+    """And after it, up to the errors."""
+    headers: tuple[tuple[str, str], ...]
+    """Those after seq."""
+
+
 class EventWriter:
     """Writes events of one server's stream."""
 
     def __init__(self, identity: Identity) -> None:
         self._identity = identity
         self._moment: _Moment | None = None
+        self._frame: _Frame | None = None
         self._views: dict[tuple[int, str, frozenset[str], tuple[str, ...] | None], _View] = {}
 
     def change_id(self, change: Change, schema: str, table: str) -> str:
@@ -77,41 +140,39 @@ class EventWriter:
 
     def _event(self, judged: Judged, values: Values, audience: Audience) -> Event:
         change, table = judged.change, judged.table
-        moment = self._moment_of(change.transaction)
-        view = self._view(table, audience)
+        frame = self._frame
+        if (
+            frame is None
+            or frame.audience is not audience
+            or frame.transaction is not change.transaction
+            or frame.table is not table
+            or frame.kind != change.kind
+        ):
+            frame = self._frame = self._frame_of(change, table, audience)
+        view = frame.view
         kind: Kind = DELETE if audience.leave else change.kind
-        event_id = f"{moment.id_head}/{change.lsn:016X}/{change.seq:08X}/{view.id_tail}"
-        if audience.leave:
-            event_id += "/leave"
+        event_id = f"{frame.id_head}/{change.lsn:016X}/{change.seq:08X}/{frame.id_tail}"
         headers = [
             ("id", event_id),
             ("lsn", format_lsn(change.lsn)),
-            moment.headers[0],
+            frame.moment.headers[0],
             ("seq", str(change.seq)),
-            *moment.headers[1:],
-            *view.names,
-            ("type", kind),
-            *view.role,
+            *frame.headers,
         ]
-        if audience.leave:
-            headers.append(("leave", "true"))
-        parts = [view.heads[kind]]
-        key, error = None, audience.error
-        if error is None:
-            parts += (b',"commit_timestamp":"', moment.timestamp, view.columns)
+        key, parts = None, [frame.before]
+        if audience.error is not None:
+            parts += (frame.after, b',"errors":["%s"]}' % audience.error.encode())
+        else:
             if kind != DELETE:
-                parts += (b',"record":', _object(values.new, view.members, values.large, table))
+                parts += (b',"record":', _object(table, view.visible, values.new, large=values.large))
             if change.old is not None:
-                members = view.members if audience.old_whole else view.key_members
-                parts += (b',"old_record":', _object(values.old, members, values.large, table))
-            if values.large:
-                error = PAYLOAD_TOO_LARGE
+                columns = view.visible if audience.old_whole else view.visible_key
+                parts += (b',"old_record":', _object(table, columns, values.old, large=values.large))
+            parts += (frame.after, _TOO_LARGE if values.large else _NO_ERRORS)
             if view.shows_key:
-                key = event_key(table, values, kind)
-            if kind == UPDATE and len(values.new) < len(table.columns):
-                headers.extend(_left_out(table, view, values))
-        parts += (_SUBSCRIBED[audience.rights.rls_enabled], audience.members.json)
-        parts.append(b',"errors":[]}' if error is None else b',"errors":["%s"]}' % error.encode())
+                key = _key(view, values, kind)
+            if kind == UPDATE and len(values.new.names) < len(table.columns):
+                headers.extend(_left_out(view, values))
         return Event(
             event_id,
             table.schema,
@@ -121,7 +182,29 @@ class EventWriter:
             b"".join(parts),
             headers,
             audience.members.ids,
-            moment.seconds,
+            frame.moment.seconds,
+        )
+
+    def _frame_of(self, change: Change, table: Table, audience: Audience) -> _Frame:
+        moment = self._moment_of(change.transaction)
+        view = self._view(table, audience)
+        kind: Kind = DELETE if audience.leave else change.kind
+        before = view.heads[kind]
+        if audience.error is None:
+            before += b',"commit_timestamp":"' + moment.timestamp + view.columns
+        headers = (*moment.headers[1:], *view.names, ("type", kind), *view.role)
+        return _Frame(
+            change.kind,
+            table,
+            change.transaction,
+            audience,
+            view,
+            moment,
+            moment.id_head,
+            f"{view.id_tail}/leave" if audience.leave else view.id_tail,
+            before,
+            _SUBSCRIBED[audience.rights.rls_enabled] + audience.members.json,
+            (*headers, ("leave", "true")) if audience.leave else headers,
         )
 
     def _moment_of(self, transaction: Transaction) -> _Moment:
@@ -157,8 +240,9 @@ class EventWriter:
                 table,
                 {kind: head % kind.encode() for kind in (INSERT, UPDATE, DELETE)},
                 b'Z","columns":[%s]' % listed,
-                members,
-                tuple(member for member in members if member[0] in table.key),
+                _Columns(members),
+                _Columns(tuple(member for member in members if member[0] in table.key)),
+                _Columns(tuple((name, _name(name) + b":") for name in table.key)),
                 set(table.key) <= rights.columns,
                 f"{escape(table.schema)}.{escape(table.name)}/{escape(rights.role)}{suffix}",
                 (("schema", table.schema), ("table", table.name)),
@@ -232,42 +316,49 @@ class EventWriter:
         )
 
 
-def event_key(table: Table, values: Values, kind: Kind) -> bytes | None:
+def _key(view: _View, values: Values, kind: Kind) -> bytes | None:
     """The primary key as compact JSON in key order: of the new row, or a DELETE's old one. Where the change does not
     carry it, the replica identity's columns; None where there are none."""
+    table = view.table
     first, second = (values.old, values.old) if kind == DELETE else (values.new, values.old)
-    if len(table.key) == 1 and (value := first.get(table.key[0])) is not None:
-        return b"{%s:%s}" % (_name(table.key[0]), value)
+    if table.key:
+        form = view.key.form(first.names)
+        if form.complete:
+            return form.fill(first)
     for names in (table.key, table.identity_columns if table.identity == "i" else ()):
-        found = [first[name] if name in first else second.get(name) for name in names]
-        if names and None not in found:
-            pairs = [b"%s:%s" % (_name(name), value) for name, value in zip(names, found, strict=True)]
+        rows = [first if name in first.names else second for name in names]
+        if names and all(name in row.names for name, row in zip(names, rows, strict=True)):
+            pairs = [b"%s:%s" % (_name(name), row[name]) for name, row in zip(names, rows, strict=True)]
             return b"{%s}" % b",".join(pairs)
     return None
 
 
-def _object(row: Json, members: Members, large: bool, table: Table) -> bytes:
+def _object(table: Table, columns: _Columns, row: Json, *, large: bool) -> bytes:
     """The row's visible columns as a JSON object; of a large change the key's and the small ones only."""
     if not large:
-        if len(row) == len(members):
-            try:
-                return b"{%s}" % b",".join([label + row[name] for name, label in members])
-            except KeyError:  # as many, but others
-                pass
-        return b"{%s}" % b",".join([label + row[name] for name, label in members if name in row])
-    return b"{%s}" % b",".join(
-        [
-            label + row[name]
-            for name, label in members
-            if name in row and (name in table.key or len(row[name]) <= SMALL_VALUE_BYTES)
-        ]
+        return columns.form(row.names).fill(row)
+    small = tuple(
+        (name, label)
+        for name, label in columns.members
+        if name in row.names and (name in table.key or len(row[name]) <= SMALL_VALUE_BYTES)
     )
+    return _form(small, row.names).fill(row)
 
 
-def _left_out(table: Table, view: _View, values: Values) -> Iterable[tuple[str, str]]:
+def _form(members: Members, names: tuple[str, ...]) -> _Form:
+    """For rows with the columns `names`; of `members` those that are there."""
+    found = [(names.index(name), label) for name, label in members if name in names]
+    positions = [at for at, _ in found]
+    template = b"{%s}" % b",".join(label.replace(b"%", b"%%") + b"%s" for _, label in found)
+    pick: Callable[[Sequence[bytes]], Any] = itemgetter(*positions) if positions else lambda _: ()
+    whole = positions == list(range(len(names)))
+    return _Form(template, tuple if whole else pick, len(found) == len(members))
+
+
+def _left_out(view: _View, values: Values) -> Iterable[tuple[str, str]]:
     """The header that names the visible columns whose values an UPDATE left as they were and out of the stream."""
-    may_be = {column.name for column in table.columns if column.toastable and not column.generated}
-    names = [name for name, _ in view.members if name in may_be and name not in values.new]
+    may_be = {column.name for column in view.table.columns if column.toastable and not column.generated}
+    names = [name for name, _ in view.visible.members if name in may_be and name not in values.new.names]
     if names:
         yield "unchanged_toast", json.dumps(names, ensure_ascii=False)
 

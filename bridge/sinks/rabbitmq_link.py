@@ -14,6 +14,7 @@ from pika.exceptions import ChannelClosedByBroker, ConnectionClosed
 
 from bridge.backoff import Backoff
 from bridge.errors import BridgeError, ConfigError, SinkRefused
+from bridge.sinks.rabbitmq_connection import Connection
 from bridge.sinks.rabbitmq_loop import StepLoop
 from bridge.sinks.rabbitmq_topology import ACCESS_REFUSED, NOT_FOUND, Topology
 
@@ -139,12 +140,12 @@ class Link:
 
     def _bring_up(self) -> None:
         if self._connection is None:
-            self._connection = pika.SelectConnection(
+            self._connection = Connection(
                 self._settings,
+                self.loop,
                 on_open_callback=self._on_open,
                 on_open_error_callback=self._on_closed,
                 on_close_callback=self._on_closed,
-                custom_ioloop=self.loop,
             )
         elif self._connection.is_open:
             if self._declaring is None:

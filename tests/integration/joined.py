@@ -29,7 +29,7 @@ class Both:
         self._source = connect(database.dsn, SETTINGS)
         self._judge = connect(database.dsn)
         self._catalog = Catalog(self._source)
-        self._facts = PolicyFacts(self._source)
+        self._facts = PolicyFacts(self._catalog)
         self._table: Table
 
     def close(self) -> None:

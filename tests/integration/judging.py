@@ -57,12 +57,12 @@ def stages(
         catalog = Catalog(source)
         joined, tally = None, Tally()
         if join_from is not None:
-            joined = JoinedJudge(judge, catalog.export, PolicyFacts(source), tally, join_from=join_from, few=few)
+            joined = JoinedJudge(judge, catalog, PolicyFacts(catalog), tally, join_from=join_from, few=few)
         audiences = Audiences(
             catalog,
             Filtering(Comparer(source), codec),
             Securing(
-                Judge(judge, catalog.export, tally),
+                Judge(judge, catalog, tally),
                 joined,
                 codec,
                 current=False,

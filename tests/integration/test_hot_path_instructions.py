@@ -15,8 +15,8 @@ from tests.command import environment
 
 # plugin, sink, rows in a transaction: yardsticks for a change
 LIMITS = {
-    ("wal2json", "kafka", 1_000): 4.9,
-    ("pgoutput", "kafka", 1_000): 5.1,
+    ("wal2json", "kafka", 1_000): 4.1,
+    ("pgoutput", "kafka", 1_000): 4.3,
 }
 COUNT = 1_000
 

@@ -22,22 +22,59 @@ def question(database: Database, policy: str) -> Question:
     return Question(table, (Policy("p", True, policy, frozenset({"id"}), False),), "anon", "{}", ("(1)", "(2)"))
 
 
+SHOWN = "exists (select from public.shown where shown.id = note.id)"
+TABLE = "create table shown (id int); insert into shown values (1); grant select on shown to anon"
+CHANGE = "insert into shown values (2); delete from shown where id = 1"
+
+
 def test_what_has_changed_since_the_policies_were_read_is_not_seen(database: Database) -> None:
-    asked = question(database, "exists (select from public.shown where shown.id = note.id)")
-    database.execute("create table shown (id int); insert into shown values (1); grant select on shown to anon")
+    asked = question(database, SHOWN)
+    database.execute(TABLE)
     with connect(database.dsn, SETTINGS) as source, connect(database.dsn) as judging:
         catalog = Catalog(source)
         catalog.begin()
-        catalog.export()
-        database.execute("insert into shown values (2); delete from shown where id = 1")
+        database.execute(CHANGE)
 
-        (answer,) = Judge(judging, catalog.export, Tally()).ask([asked])
+        (answer,) = Judge(judging, catalog, Tally()).ask([asked])
 
         assert answer.shown == {0}
         catalog.end()
         catalog.begin()
-        (answer,) = Judge(judging, catalog.export, Tally()).ask([asked])
+        (answer,) = Judge(judging, catalog, Tally()).ask([asked])
         assert answer.shown == {1}
+
+
+def test_nor_what_a_transaction_did_that_had_begun_before(database: Database) -> None:
+    asked = question(database, SHOWN)
+    database.execute(TABLE)
+    with (
+        connect(database.dsn) as writer,
+        connect(database.dsn, SETTINGS) as source,
+        connect(database.dsn) as judging,
+    ):
+        writer.execute("begin")
+        writer.execute(CHANGE)
+        catalog = Catalog(source)
+        catalog.begin()
+        writer.execute("commit")
+
+        (answer,) = Judge(judging, catalog, Tally()).ask([asked])
+
+        assert answer.shown == {0}
+
+
+def test_a_snapshot_is_exported_only_where_a_new_one_would_differ(database: Database) -> None:
+    asked = question(database, SHOWN)
+    database.execute(TABLE)
+    with connect(database.dsn, SETTINGS) as source, connect(database.dsn) as judging:
+        catalog = Catalog(source)
+        for change, exports in ((None, 0), (CHANGE, 1)):
+            catalog.begin()
+            if change:
+                database.execute(change)
+            Judge(judging, catalog, Tally()).ask([asked])
+            assert source.execute("select count(*) from pg_ls_dir('pg_snapshots')").fetchone() == (exports,)
+            catalog.end()
 
 
 def test_a_snapshot_whose_transaction_is_gone_is_not_a_policy_s_error(database: Database) -> None:
@@ -45,8 +82,9 @@ def test_a_snapshot_whose_transaction_is_gone_is_not_a_policy_s_error(database: 
     with closing(connect(database.dsn, SETTINGS)) as source, closing(connect(database.dsn)) as judging:
         catalog = Catalog(source)
         catalog.begin()
-        exported = catalog.export()
+        catalog.export()
         database.execute("select pg_terminate_backend(%s, 5000)", (source.info.backend_pid,))
+        database.execute("create table another ()")
 
         with pytest.raises(Outdated):
-            Judge(judging, lambda: exported, Tally()).ask([asked])
+            Judge(judging, catalog, Tally()).ask([asked])

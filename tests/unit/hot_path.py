@@ -85,7 +85,7 @@ class Loop:
             Audiences(
                 catalog,
                 Filtering(Comparer(nobody), codec),
-                Securing(Judge(nobody, str, Tally()), None, codec, current=False, lossy=plugin == "wal2json"),
+                Securing(Judge(nobody, nobody, Tally()), None, codec, current=False, lossy=plugin == "wal2json"),
             ),
             ValueMaker(nobody, codec, 1 << 20),
             subscriptions,
@@ -125,7 +125,7 @@ class _Stop:
 class _Catalog:
     """One table, which everybody may read."""
 
-    def begin(self) -> Snapshot:
+    def open(self, _names: Sequence[Any]) -> Snapshot:
         return Snapshot(1 << 31, 1 << 31, frozenset())
 
     def end(self) -> None:

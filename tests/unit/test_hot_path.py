@@ -19,14 +19,14 @@ from tests.unit.hot_path import Cost, cost
 
 # plugin, sink, rows in a transaction: calls of functions for a change; bytes held for an event in flight
 LIMITS = {
-    ("wal2json", "stdout", 1): Cost(147, 2_420),
-    ("wal2json", "stdout", 1_000): Cost(99, 1_940),
-    ("wal2json", "kafka", 1): Cost(153, 2_420),
-    ("wal2json", "kafka", 1_000): Cost(105, 1_940),
-    ("pgoutput", "stdout", 1): Cost(185, 2_450),
-    ("pgoutput", "stdout", 1_000): Cost(140, 1_940),
-    ("pgoutput", "kafka", 1): Cost(191, 2_450),
-    ("pgoutput", "kafka", 1_000): Cost(146, 1_940),
+    ("wal2json", "stdout", 1): Cost(119, 2_410),
+    ("wal2json", "stdout", 1_000): Cost(68, 1_880),
+    ("wal2json", "kafka", 1): Cost(125, 2_410),
+    ("wal2json", "kafka", 1_000): Cost(74, 1_880),
+    ("pgoutput", "stdout", 1): Cost(150, 2_440),
+    ("pgoutput", "stdout", 1_000): Cost(97, 1_880),
+    ("pgoutput", "kafka", 1): Cost(155, 2_440),
+    ("pgoutput", "kafka", 1_000): Cost(103, 1_880),
 }
 ONE = ("wal2json", "kafka", 1_000)
 

@@ -164,3 +164,27 @@ def test_a_routing_key_has_schema_table_and_type() -> None:
 def test_a_routing_key_too_long_for_amqp_is_an_error() -> None:
     with pytest.raises(SinkRefused, match=r"routing key of ä+\.ö+ would have .*sink\.rabbitmq\.routing_key"):
         RoutingKeys("sink.rabbitmq.routing_key", "{schema}.{table}.{type}").of("ä" * 31, "ö" * 31, "INSERT")
+
+
+# -- which destinations may be a table's --------------------------------------------------------------------------
+
+
+@given(NAMES, NAMES, st.sampled_from([DEFAULT, "{schema}.{table}", "{prefix}{schema}-{table}", "x.{table}+{schema}"]))
+def test_a_tables_destination_may_be_a_tables(schema: str, table: str, template: str) -> None:
+    made = destinations(template, kafka=False)
+    name = template.format(prefix="realtime.", schema=escape(schema), table=escape(table))
+    assert made.may_be_a_tables(name) or name == made.dead_letters
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["realtime.dead-letter", "realtime.position-realtime", "realtime.book", "public.book", "realtime.a.b.c", "x"],
+)
+def test_others_are_not(name: str) -> None:
+    assert not destinations().may_be_a_tables(name)
+
+
+def test_a_topic_that_is_given_to_a_table_is_a_tables() -> None:
+    made = destinations(public__book="books")
+    assert made.may_be_a_tables("books")
+    assert not made.may_be_a_tables("books2")
