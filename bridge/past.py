@@ -100,11 +100,12 @@ class Past:
         self._streams = streams(settings.include, settings.exclude)
         options = start_options(settings, connection, list(subscribed))
         end = wal_end(connection)
-        if last is not None and last > end:
-            raise SourceRefused(
-                f"{format_lsn(last)} has not been written yet: the server's WAL ends at {format_lsn(end)}. What to do: give"
-                " an earlier LSN, or none"
-            )
+        for lsn in (first, last):
+            if lsn is not None and lsn > end:
+                raise SourceRefused(
+                    f"{format_lsn(lsn)} has not been written yet: the server's WAL ends at {format_lsn(end)}. What to do: see"
+                    " whether it is of another server; give an earlier LSN"
+                )
         kept = kept_slots(connection, settings)
         copy = copied(stream, kept, first)
         if copy is None:
@@ -184,6 +185,8 @@ def _is_usable(slot: Slot, plugin: str) -> bool:
 def copied(stream: ReplicationStream, kept: Sequence[Slot], first: int | None) -> Copy | None:
     """A copy of the slot that reaches back just far enough; None: none of them does. `first` None: of the oldest."""
     for slot in kept if first is not None else kept[-1:]:
+        if first is not None and (slot.confirmed_lsn or 0) > first:
+            continue
         name = f"walrus_bridge_copy_{uuid.uuid4().hex[:16]}"
         # It may have moved since it was looked at: only the copy itself stands still.
         confirmed = stream.copy_slot(slot.name, name)

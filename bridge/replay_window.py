@@ -20,7 +20,7 @@ from bridge.lsn import format_lsn, parse_lsn
 from bridge.slot import Slot, find, second_slot
 from bridge.sql import Connection, connect, first_line
 from bridge.units import Size
-from bridge.window_facts import drop_window, facts, has_marks
+from bridge.window_facts import drop_window, facts, has_marks, is_ours
 
 log = structlog.get_logger()
 
@@ -93,7 +93,6 @@ class ReplayWindow:
                 with contextlib.closing(connect(self._settings.connection, {"search_path": ""})) as connection:
                     while self._keep(connection):
                         backoff.reset()
-                        self._said = ""
                         if self._closing.wait(self._round_seconds):
                             return
                     return
@@ -119,8 +118,10 @@ class ReplayWindow:
             self._tell("the table walrus_bridge.replay_mark is missing. What to do: walrus-bridge migrate deploy")
             return True
         second, own = find(connection, self._name), find(connection, settings.slot)
-        if second is not None and second.database != second.current_database:
-            self._tell(f"slot {self._name} is of the database {second.database}. What to do: drop it")
+        if second is not None and not is_ours(connection, settings.slot, second):
+            self._tell(
+                f"there is a slot {self._name} that this bridge has not made. What to do: drop it, or give source.slot another name"
+            )
             return True
         self._mark(connection)
         if second is not None and (why := self._unusable(second)):
@@ -128,11 +129,13 @@ class ReplayWindow:
             second = None
         if second is None and own is not None:
             connection.execute("select pg_copy_logical_replication_slot(%s, %s)", (settings.slot, self._name))
+            self._mark(connection, every=False)  # the one before may be below where the slot begins
             log.info("replay window begun", slot=self._name)
         elif second is not None and own is not None:
             self._move(connection, second)
             self._limit(connection, own)
         self._health.replay = facts(connection, settings.slot)
+        self._said = ""
         return True
 
     def _unusable(self, second: Slot) -> str | None:
@@ -143,14 +146,11 @@ class ReplayWindow:
             return "the server has invalidated it (max_slot_wal_keep_size, or idle_replication_slot_timeout)"
         return None
 
-    def _mark(self, connection: Connection) -> None:
+    def _mark(self, connection: Connection, *, every: bool = True) -> None:
+        """`every`: only where a share of the window has passed since the last one."""
         settings = self._settings
-        values = {
-            "slot": settings.slot,
-            "bytes": (settings.bytes or 0) // SHARE,
-            "seconds": (settings.seconds or 0) / SHARE,
-        }
-        connection.execute(_MARK, values)
+        share = {"bytes": (settings.bytes or 0) // SHARE, "seconds": (settings.seconds or 0) / SHARE}
+        connection.execute(_MARK, {"slot": settings.slot, **(share if every else {"bytes": 0, "seconds": 0})})
 
     def _move(self, connection: Connection, second: Slot) -> None:
         settings = self._settings
@@ -159,14 +159,8 @@ class ReplayWindow:
         values = {"slot": settings.slot, "seconds": settings.seconds, "bytes": settings.bytes}
         row = connection.execute(_TARGET, values).fetchone()
         target = parse_lsn(row[0]) if row and row[0] else 0
-        kept = second.confirmed_lsn or 0
         if target > kept + (settings.bytes or 0) // SHARE:
-            moved = connection.execute(
-                "select end_lsn::text from pg_replication_slot_advance(%s, %s::pg_lsn)",
-                (self._name, format_lsn(target)),
-            ).fetchone()
-            kept = parse_lsn(moved[0]) if moved else kept
-        connection.execute(_FORGET_MARKS, {"slot": settings.slot, "kept": format_lsn(kept)})
+            connection.execute("select pg_replication_slot_advance(%s, %s::pg_lsn)", (self._name, format_lsn(target)))
 
     def _limit(self, connection: Connection, own: Slot) -> None:
         """Rather no past than no disk. Where the bridge's own slot needs the WAL too, dropping this one frees nothing."""

@@ -9,7 +9,7 @@ import psycopg
 
 from bridge.errors import SlotError
 from bridge.lsn import format_lsn, parse_lsn
-from bridge.slot import find, second_slot
+from bridge.slot import Slot, find, second_slot
 from bridge.sql import Connection, connect, first_line
 
 _FACTS = """
@@ -69,15 +69,20 @@ def mark_before(connection: Connection, slot: str, moment: datetime, lsn: int) -
     return parse_lsn(row[0]) if row and row[0] else None
 
 
+def is_ours(connection: Connection, slot: str, second: Slot) -> bool:
+    """Whether the bridge of `slot` has made `second`: then there are marks, from before. Raises psycopg.Error."""
+    marks = connection.execute(
+        "select 1 from walrus_bridge.replay_mark where slot_name = %s limit 1", (slot,)
+    ).fetchone()
+    return marks is not None and second.database == second.current_database
+
+
 def drop_window(connection: Connection, slot: str) -> bool:
     """Drop the second slot and its marks; False: this bridge has none. Raises psycopg.Error."""
     if not has_marks(connection):
         return False
-    marks = connection.execute("select from walrus_bridge.replay_mark where slot_name = %s limit 1", (slot,)).fetchone()
-    if marks is None:
-        return False
-    found = find(connection, second_slot(slot))
-    ours = found is not None and found.database == found.current_database
+    second = find(connection, second_slot(slot))
+    ours = second is not None and is_ours(connection, slot, second)
     if ours:
         connection.execute("select pg_drop_replication_slot(%s)", (second_slot(slot),))
     connection.execute("delete from walrus_bridge.replay_mark where slot_name = %s", (slot,))

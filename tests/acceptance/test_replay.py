@@ -1,5 +1,6 @@
 """`walrus-bridge replay` beside the running bridge, on real servers."""
 
+import json
 import re
 import shlex
 import signal
@@ -181,6 +182,36 @@ def test_ctrl_c_leaves_nothing_and_says_how_to_go_on(
     again = replayed(on_kafka.contents())
     assert {each.id for each in again} == {each.id for each in before}
     assert len(again) - 400 < 10
+
+
+def test_a_lost_connection_says_how_to_go_on(note: Database, bridge: Any, tmp_path: Path, walrus_bridge: Any) -> None:
+    note.subscribe("note")
+    settings = config(note, {"stdout": {}})
+    running = bridge(config=settings)
+    running.wait_until_streaming()
+    keep_from_here(note)
+    for number in range(300):
+        note.execute(ROWS, (number, number))
+    note.wait_until_confirmed()
+    assert running.stop() == Exit.OK
+    slow = written(tmp_path, settings, limits={"events_per_second": 100})
+
+    replay = bridge(arguments=("replay", "--config", slow, "--from-lsn", slots(note)[second_slot(note.slot)][1]))
+    replay.wait_for_events(100)
+    note.execute(
+        "select pg_terminate_backend(pid) from pg_stat_activity"
+        " where datname = current_database() and pid <> pg_backend_pid()"
+    )
+
+    assert replay.wait() == Exit.SOURCE_UNREACHABLE
+    command = re.search(r"go on with: walrus-bridge (.*)", replay.stderr)
+    assert command, replay.stderr
+    rest: Done = walrus_bridge(*shlex.split(command[1]))
+    assert rest.status == Exit.OK, rest.stderr
+    ids = [each["wal"]["record"]["id"] for each in [*replay.events, *map(json.loads, rest.stdout.splitlines())]]
+    assert sorted(set(ids)) == list(range(300))
+    assert len(ids) < 310
+    assert slots(note).keys() == {note.slot, second_slot(note.slot)}
 
 
 def test_a_killed_replay_leaves_nothing(note: Database, on_kafka: Broker, bridge: Any, tmp_path: Path) -> None:
@@ -491,6 +522,8 @@ def test_what_a_replay_cannot_mean(note: Database, walrus_bridge: Any, tmp_path:
     assert "is before 1/0" in refused("--from-lsn", "1/0", "--to-lsn", "0/1")
     assert "not a valid UUID" in refused("--from-lsn", end, "--subscription", "me")
     done: Done = walrus_bridge("replay", "--config", path, "--from-lsn", end, "--to-lsn", "FFFF/0")
+    done.refused(Exit.SOURCE_REFUSED, "FFFF/0 has not been written yet")
+    done = walrus_bridge("replay", "--config", path, "--from-lsn", "FFFF/0")
     done.refused(Exit.SOURCE_REFUSED, "FFFF/0 has not been written yet")
     # Nothing committed since: nothing to do.
     done = walrus_bridge("replay", "--config", path, "--from-lsn", end)

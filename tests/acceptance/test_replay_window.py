@@ -188,6 +188,20 @@ def test_without_its_table_there_is_no_window_and_the_bridge_runs(database: Data
     assert running.stop() == Exit.OK
 
 
+def test_a_slot_of_that_name_that_others_have_made_is_left_alone(database: Database, bridge: Any) -> None:
+    plugin = database.plugins[0]
+    database.execute("select pg_create_logical_replication_slot(%s, %s)", (second_slot(database.slot), plugin))
+    begun = oldest(database)
+    running = bridge(config=settings(database, replay_window="1s"))
+    running.wait_for(lambda: "that this bridge has not made" in running.stderr, "the warning")
+    write(database, 1)
+    time.sleep(3)
+    database.wait_until_confirmed()
+    assert oldest(database) == begun
+    assert running.stderr.count("that this bridge has not made") == 1
+    assert running.stop() == Exit.OK
+
+
 def test_marks_of_another_server_do_not_move_it(database: Database, bridge: Any) -> None:
     # As after a dump was restored here: long ago, and further on than this server's WAL.
     database.execute(
