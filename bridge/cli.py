@@ -14,8 +14,10 @@ import click
 import msgspec
 
 from bridge import __version__, config_file, log
+from bridge.cli_answers import status, trace
 from bridge.cli_consumers import offsets, tail
 from bridge.cli_database import migrate, slot
+from bridge.cli_dead_letter import dead_letter
 from bridge.cli_replay import lsn, replay
 from bridge.cli_stages import settings_of, sink_of, window_of
 from bridge.cli_target import chosen_file, config_of, config_option, connection_option, slot_option, target
@@ -179,6 +181,9 @@ cli.add_command(migrate)
 cli.add_command(slot)
 cli.add_command(replay)
 cli.add_command(lsn)
+cli.add_command(status)
+cli.add_command(trace)
+cli.add_command(dead_letter)
 cli.add_command(offsets)
 cli.add_command(tail)
 
@@ -227,7 +232,7 @@ def _run(config: Config, file: Path | None, *, wait: bool = False, accept_gap: b
     if file is not None:  # without one, as the original worker's line, a second slot is nobody's wish
         settings = msgspec.structs.replace(settings, window=window_of(config))
     sink = sink_of(config, file)
-    health = Health()
+    health = Health(config.source.slot, config.sink.kind)
     if config.http.listen is not None:
         from bridge.listener import Listener
 

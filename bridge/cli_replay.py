@@ -130,7 +130,7 @@ def replay(
         return shlex.join(["walrus-bridge", "replay", *lsns, *_given(context)])
 
     if not dry_run:
-        count = replaying.run(settings, sink_of(whole, chosen_file(config), beside=True), request, go_on)
+        count = replaying.run(settings, sink_of(whole, chosen_file(config), apart=True), request, go_on)
         click.echo(f"replayed {count} event{'' if count == 1 else 's'}", err=True)
         return
     samples = SamplingSink()

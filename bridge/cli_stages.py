@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+import msgspec
+
 from bridge.config import Config
 from bridge.errors import ConfigError
 from bridge.sinks import make_sink
@@ -16,10 +18,10 @@ _LIMIT_BYTES: Final = 20 << 30
 """Of WAL that a window of hours or days may hold, unless the config says otherwise."""
 
 
-def sink_of(config: Config, file: Path | None, *, beside: bool = False) -> Sink:
-    """The sink, which knows what its settings may be. Connects to nothing yet. `beside`: sinks.make_sink."""
+def sink_of(config: Config, file: Path | None, *, apart: bool = False) -> Sink:
+    """The sink, which knows what its settings may be. Connects to nothing yet. `apart`: sinks.make_sink."""
     try:
-        return make_sink(config, beside=beside)
+        return make_sink(config, apart=apart)
     except ConfigError as error:
         raise ConfigError(f"{file}: {error}") from error
 
@@ -28,24 +30,14 @@ def settings_of(config: Config, *, wait: bool = False, accept_gap: bool = False)
     """The config's values, plain, for the pipeline. Whether it is to see to a second slot: add `window_of`."""
     from bridge.pace import parse_table
     from bridge.pipeline import Settings
+    from bridge.source_settings import source_settings
 
-    source = config.source
     return Settings(
-        connection=source.connection,
-        slot=source.slot,
-        plugin=source.plugin,
-        publication=source.publication,
-        include=source.tables.include,
-        exclude=source.tables.exclude,
-        heartbeat_seconds=source.heartbeat,
-        judge=config.rls.judge,
-        judging_connection=config.rls.connection,
-        max_record_bytes=config.events.max_record_bytes,
+        **msgspec.structs.asdict(source_settings(config)),
+        heartbeat_seconds=config.source.heartbeat,
         in_flight_bytes=config.limits.in_flight,
         events_per_second=config.limits.events_per_second,
         events_per_table={parse_table(table): rate for table, rate in config.limits.per_table.items()},
-        on_failure=config.on_failure,
-        leave=config.events.leave,
         wait=wait,
         accept_gap=accept_gap,
     )

@@ -168,6 +168,11 @@ class Sink(Section, frozen=True):
     rabbitmq: Annotated[RabbitMQ | None, _about("Events go to RabbitMQ.")] = None
     stdout: Annotated[Stdout | None, _about("Events are printed, one JSON object a line: `stdout: {}`.")] = None
 
+    @property
+    def kind(self) -> str:
+        """kafka, rabbitmq or stdout."""
+        return next(name for name in self.__struct_fields__ if getattr(self, name) is not None)
+
 
 class Limits(Section, frozen=True):
     in_flight: Annotated[Size, _about("Bytes that may wait for the sink's acknowledgement before reading pauses.")] = (
@@ -183,9 +188,9 @@ class Limits(Section, frozen=True):
 
 
 class Http(Section, frozen=True):
-    listen: Annotated[Address | None, _about("host:port for /live, /ready and /metrics; null: no listener.")] = (
-        msgspec.field(default_factory=partial(Address, "127.0.0.1:9187"))
-    )
+    listen: Annotated[
+        Address | None, _about("host:port for /live, /ready, /metrics and /status; null: no listener.")
+    ] = msgspec.field(default_factory=partial(Address, "127.0.0.1:9187"))
 
 
 class Log(Section, frozen=True):

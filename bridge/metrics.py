@@ -46,6 +46,12 @@ class _Numbers(Collector):
             yield _gauge("confirmed_lsn", "The LSN confirmed to PostgreSQL, as a number of bytes.", confirmed)
             received = max(health.received_lsn, confirmed)
             yield _gauge("received_lsn", "The LSN up to which the stream was read, in bytes.", received)
+            yield _gauge(
+                "lag_bytes", "WAL from the confirmed LSN to its end, as last looked at.", health.lag_bytes or 0
+            )
+            lag = health.lag_seconds
+            if lag is not None:
+                yield _gauge("lag_seconds", "Since all that was committed was delivered; 0 where it is.", lag)
             text = "Since the confirmed position last moved, or nothing was left to confirm."
             yield _gauge("progress_age_seconds", text, max(0.0, time.monotonic() - health.progress_at))
         yield from _replay(health)

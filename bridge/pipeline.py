@@ -40,6 +40,8 @@ STATUS_MOVED_SECONDS = 0.01
 """And this soon after the confirmable LSN moved: a late one multiplies duplicates after a kill."""
 IN_FLIGHT_SECONDS = 0.002
 """The sink is polled so often while it has events: not all have a socket to wait on."""
+LOOK_SECONDS = 2.0
+"""The end of the server's WAL is looked at so often."""
 PROGRESS_SECONDS = 60.0
 QUERY_PATIENCE_SECONDS = 2.0
 """After a signal: how long a query has to answer."""
@@ -95,6 +97,7 @@ class Pipeline:
         self._status_sent = 0
         self._status_at = 0.0
         self._heartbeat_at = 0.0
+        self._looked_at = 0.0
         self._progress_at = time.monotonic()
         self._told_events = 0
         """How many events the log has told of."""
@@ -142,7 +145,9 @@ class Pipeline:
                 more = batch.more
                 if batch.data:
                     self._health.received(batch.data[-1][0])
-                for portion in self._sender.pace.portions(session.decode(batch.data)):
+                messages = session.decode(batch.data)
+                self._health.lag.read(messages, time.monotonic())
+                for portion in self._sender.pace.portions(messages):
                     for output in session.judging.process(portion):
                         if isinstance(output, Commit):
                             self._checkpoint.commit(output.end_lsn)
@@ -194,6 +199,7 @@ class Pipeline:
 
     def _confirm(self, lsn: int, now: float) -> None:
         """Tell PostgreSQL what is delivered, never past the guard's ceiling."""
+        self._health.count(now)
         if self._session is not None:
             self._status_sent, self._status_at = self._session.guard.allowed(lsn), now
             self._session.stream.send_status(self._status_sent)
@@ -239,13 +245,16 @@ class Pipeline:
         poller.poll(1000 * min(seconds, IN_FLIGHT_SECONDS if waiting else STATUS_SECONDS / 2))
 
     def _look_ahead(self, session: Session) -> None:
-        """What is due between batches: the guard's ceiling and the heartbeat."""
+        """What is due between batches: the guard's ceiling, the heartbeat, and a look at how far the server is."""
         now = time.monotonic()
         if session.guard.needs_raising(self._checkpoint.confirmed):
             session.guard.raise_ceiling(self._checkpoint.confirmed)
         if now - self._heartbeat_at >= self._settings.heartbeat_seconds:
             session.heartbeat()
             self._heartbeat_at = now
+        if now - self._looked_at >= LOOK_SECONDS:
+            self._looked_at = now
+            self._health.lag.looked(*session.wal_end(), now)
 
     # -- opening and closing ---------------------------------------------------------------------------------------
 
@@ -301,6 +310,7 @@ class Pipeline:
         # What the sink still holds of the old stream counts for the budget, unless it has forgotten that.
         self._sender.checkpoint = Checkpoint(start, None if self._sink.forgets else self._checkpoint.in_flight)
         self._health.in_flight = self._checkpoint.in_flight
+        self._health.restarted()
         self._start_lsn, self._done = start, done
         self._status_sent, self._status_at = 0, 0.0
         self._heartbeat_at = time.monotonic()

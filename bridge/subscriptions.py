@@ -5,7 +5,7 @@ effect at their commit, so a subscription committed before a change sees it, and
 """
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -111,11 +111,16 @@ class Subscriptions:
         """The subscribed tables' names (schema, table), as far as they are known."""
         return sorted(name for name, entities in self._names.items() if entities & self._pools.keys())
 
-    def load(self, connection: Connection, entities: Sequence[int] | None = None) -> None:
-        """Read them all, or those of the tables `entities` (OIDs). Called when no change is being judged."""
+    def load(
+        self, connection: Connection, only: Mapping[int, str] | None = None, entities: Sequence[int] | None = None
+    ) -> None:
+        """Read them all, or `only` those rows (id to subscription id) that are still there, or those of the tables
+        `entities` (OIDs). Called when no change is being judged."""
         self._clear()
-        for row in connection.execute(_LOAD, {"ids": None, "entities": entities}).fetchall():
-            self._put(self._read_row(row))
+        asked = {"ids": None if only is None else list(only), "entities": entities}
+        for row in connection.execute(_LOAD, asked).fetchall():
+            if only is None or only.get(row[0]) == row[1]:
+                self._put(self._read_row(row))
 
     def learn_name(self, schema: str, table: str, entity: int) -> None:
         """Remember that the subscriptions of `entity` are to hear of changes to a table by this name."""

@@ -1,8 +1,5 @@
 """The bridge as deploy/roles.sql has it: no superuser, and a judging login that can do nothing but become roles."""
 
-import pathlib
-import subprocess
-from collections.abc import Iterator
 from typing import Any
 
 import psycopg
@@ -10,23 +7,6 @@ import pytest
 
 from bridge.errors import Exit
 from tests.servers.postgres import Database
-
-ROLES_SQL = pathlib.Path(__file__).parents[2] / "deploy" / "roles.sql"
-
-
-@pytest.fixture
-def logins(database: Database) -> Iterator[tuple[str, str]]:
-    """The source's and the judge's connections."""
-    source, judge = f"source_{database.name}", f"judge_{database.name}"
-    done = subprocess.run(
-        ["psql", "-X", "-q", "-v", "ON_ERROR_STOP=1", "-v", f"source_login={source}", "-v", f"judge_login={judge}",
-         "-v", "claims_roles=anon,authenticated", "-d", database.dsn, "-f", str(ROLES_SQL)],
-        capture_output=True, text=True, check=False, timeout=60,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    yield database.cluster.dsn(database.name, source), database.cluster.dsn(database.name, judge)
-    for login in (source, judge):
-        database.execute(f"drop owned by {login} cascade; drop role {login}")
 
 
 def config(database: Database, source: str, judge: str) -> dict[str, Any]:
