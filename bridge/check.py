@@ -89,6 +89,7 @@ def _server(config: Config, source: Connection) -> Iterator[Finding]:
     if facts.can_decode and facts.slots < facts.max_slots:
         yield check_server.plugin(source, config.source.plugin)
     yield found
+    yield check_server.replay_window(source, config.source.slot, config.source.replay_window, facts)
 
 
 def _migrations(config: Config) -> Finding:

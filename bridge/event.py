@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Sequence
 
 import msgspec
@@ -12,6 +13,8 @@ SMALL_VALUE_BYTES = 64
 """In an event that says 413, values of more JSON bytes than this are left out."""
 
 _ORDER_LENGTH = 16 + 1 + 16 + 1 + 8
+
+_ID = re.compile(r"[0-9]+-[0-9]+/([0-9A-F]{16})/([0-9A-F]{16})/[0-9A-F]{8}/.")
 
 _CHANGE_ID_STEPS = 5
 """Steps of an id that all events of a change share: up to the table's name."""
@@ -60,6 +63,16 @@ class Event(msgspec.Struct, gc=False):
     def size(self) -> int:
         """Bytes in flight, as the byte budget counts them."""
         return len(self.value) + len(self.key or b"")
+
+
+def lsns_of(event_id: str) -> tuple[int, int]:
+    """The commit LSN and the change's own in an event's or dead letter's id. ValueError for what is no id."""
+    match = _ID.match(event_id)
+    if match is None:
+        raise ValueError(
+            f"{event_id!r} is no event's id: system identifier-timeline/commit LSN/LSN/seq/schema.table/role"
+        )
+    return int(match[1], 16), int(match[2], 16)
 
 
 class Values(msgspec.Struct, frozen=True):

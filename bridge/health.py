@@ -7,6 +7,7 @@ from typing import Final
 from bridge.checkpoint import InFlight
 from bridge.lag import Lag
 from bridge.tally import Tally
+from bridge.window_facts import Facts
 
 STUCK_SECONDS: Final = 30.0
 RATE_SECONDS: Final = 60.0
@@ -38,6 +39,10 @@ class Health:
         """time.monotonic() of when the confirmed position last moved, or nothing was left to confirm."""
         self.held_back_seconds = 0.0
         """How long `limits.events_per_second` and `per_table` have held the stream back, since the start."""
+        self.replay: Facts | None = None
+        """What the replay window is and costs; None: there is none, or it is not known."""
+        self.replay_restarts = 0
+        """How often it had to be dropped and begun anew."""
         self.tally = Tally()
         self.lag = Lag()
         self.acknowledged_at: float | None = None

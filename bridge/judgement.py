@@ -37,8 +37,9 @@ def make_judging(
     max_record_bytes: int,
     stop_on_failure: bool,
     leave: bool,
+    follow: bool = True,
 ) -> Judging:
-    """`judge`, `max_record_bytes`, `leave`: as the config has them. `lossy`: the plugin is wal2json, so that a null may
+    """`judge`, `max_record_bytes`, `leave`: as the config has them. `follow`: see Judging. `lossy`: the plugin is wal2json, so that a null may
     have been NaN or an infinity."""
     catalog = Catalog(connection)
     return Judging(
@@ -62,6 +63,7 @@ def make_judging(
         stop_on_failure=stop_on_failure,
         leave=leave,
         wait=wait,
+        follow=follow,
     )
 
 

@@ -65,7 +65,9 @@ class Judging:
         stop_on_failure: bool,
         leave: bool,
         wait: Callable[[float], None],
+        follow: bool = True,
     ) -> None:
+        """`follow`: what the stream does to realtime.subscription takes effect; in a replay that is long past."""
         self._connections = connections
         self._catalog = catalog
         self._audiences = audiences
@@ -76,6 +78,7 @@ class Judging:
         self._stop_on_failure = stop_on_failure
         self._leave = leave
         self._wait = wait
+        self._follow = follow
         self._portion = 256
         """How many messages are judged at once."""
         self._pending: list[Update] = []
@@ -205,7 +208,7 @@ class Judging:
     ) -> tuple[dict[Name, Lookup | None], list[Update | None]]:
         """What the names in the batch stand for now, and what its changes to realtime.subscription say."""
         found = dict(zip(names, self._catalog.look_up(names), strict=True))
-        own = [change for change in changes if is_subscription_change(change)]
+        own = [change for change in changes if is_subscription_change(change)] if self._follow else []
         return found, self._subscriptions.read(self._connections[0], own, self._codec) if own else []
 
     # -- matching --------------------------------------------------------------------------------------------------

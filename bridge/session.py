@@ -6,7 +6,7 @@ makes values); and the judging one, on a login of its own where the user gives o
 
 import contextlib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import msgspec
 import psycopg
@@ -62,9 +62,15 @@ class Session:
     """Open it, load the subscriptions, `start` it; then `stream`, `decode` and `judging` are the loop's."""
 
     def __init__(
-        self, settings: SourceSettings, tally: Tally, on_wait: Callable[[], None], wait: Callable[[float], None]
+        self,
+        settings: SourceSettings,
+        tally: Tally,
+        on_wait: Callable[[], None],
+        wait: Callable[[float], None],
+        *,
+        follow: bool = True,
     ) -> None:
-        """Raises SourceUnreachable, SourceRefused."""
+        """`follow`: changes to realtime.subscription in the stream take effect. Raises SourceUnreachable, SourceRefused."""
         self._settings = settings
         self._stack = contextlib.ExitStack()
         with contextlib.ExitStack() as opening:
@@ -93,6 +99,7 @@ class Session:
             max_record_bytes=settings.max_record_bytes,
             stop_on_failure=settings.on_failure == "stop",
             leave=settings.leave,
+            follow=follow,
         )
         self._streams = streams(settings.include, settings.exclude)
         self._decoder = make_decoder(settings)
@@ -159,10 +166,10 @@ class Session:
             f" a new slot and goes on from now"
         )
 
-    def load_subscriptions(self) -> list[tuple[str, str]]:
-        """Read them, and give the subscribed tables (schema, name)."""
+    def load_subscriptions(self, entities: Sequence[int] | None = None) -> list[tuple[str, str]]:
+        """Read them, or those of the tables `entities` (OIDs), and give the subscribed tables (schema, name)."""
         try:
-            self.subscriptions.load(self.connection)
+            self.subscriptions.load(self.connection, entities=entities)
         except psycopg.Error as error:
             raise translate(error, "reading realtime.subscription") from error
         return self.subscriptions.tables()

@@ -47,6 +47,27 @@ def test_the_logins_of_roles_sql_are_enough(database: Database, logins: tuple[st
     assert running.stop() == Exit.OK
 
 
+def test_they_are_enough_for_a_replay_and_its_window(
+    database: Database, logins: tuple[str, str], bridge: Any, walrus_bridge: Any, tmp_path: pathlib.Path
+) -> None:
+    database.execute("create table note (id int primary key); grant select on note to authenticated")
+    database.subscribe("note", role="authenticated")
+    settings = config(database, *logins)
+    settings["source"]["replay_window"] = "1GiB"
+    running = bridge(config=settings)
+    query = "select confirmed_flush_lsn::text from pg_replication_slots where slot_name = %s"
+    ((begin,),) = running.wait_for(lambda: database.execute(query, (f"{database.slot}_replay",)), "the window")
+    database.execute("insert into note values (1)")
+    running.wait_for_events(1)
+
+    done = walrus_bridge("replay", "--config", str(tmp_path / "bridge.yaml"), "--from-lsn", begin)
+
+    assert done.status == Exit.OK, done.stderr
+    assert '"record":{"id":1}' in done.stdout
+    assert "cannot be kept" not in running.stderr
+    assert running.stop() == Exit.OK
+
+
 @pytest.mark.parametrize(
     "deed",
     [

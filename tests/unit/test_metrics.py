@@ -4,6 +4,7 @@ import re
 import time
 import urllib.request
 from collections.abc import Iterable
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from bridge.health import Health
 from bridge.listener import Listener
 from bridge.metrics import exposition
 from bridge.units import Address
+from bridge.window_facts import Facts
 
 OPERATIONS = (Path(__file__).parents[2] / "docs" / "operations.md").read_text(encoding="utf-8")
 
@@ -29,6 +31,8 @@ def health() -> Health:
     health.received((1 << 52) + 1)
     health.confirmed(1 << 52, time.monotonic())
     health.held_back_seconds = 1.5
+    at = datetime(2026, 11, 23, 3, 0, tzinfo=UTC)
+    health.replay = Facts("realtime_replay", 1 << 40, at, 64 << 20, 700, "reserved")
     health.tally.joined_rows, health.tally.single_decisions = 7, 8
     health.tally.ways["public", "book", "anon"] = None
     health.tally.ways["public", "note", "anon"] = "it is volatile"
