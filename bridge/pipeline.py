@@ -23,6 +23,7 @@ from bridge.errors import SlotActive, SlotError, Transient, Undelivered
 from bridge.event import Event
 from bridge.health import Health
 from bridge.lsn import Identity, format_lsn
+from bridge.notify import Supervisor
 from bridge.pace import Pace
 from bridge.sending import DRAIN_SECONDS, Sender
 from bridge.session import Session, SourceSettings, same_server
@@ -58,7 +59,11 @@ class Settings(SourceSettings, frozen=True, kw_only=True):
 
 
 def run(
-    settings: Settings, sink: Sink, health: Health | None = None, prepare: Callable[[], None] | None = None
+    settings: Settings,
+    sink: Sink,
+    health: Health | None = None,
+    prepare: Callable[[], None] | None = None,
+    supervisor: Supervisor | None = None,
 ) -> None:
     """Stream until a signal asks to stop. Returns when all that was read is delivered and confirmed.
 
@@ -69,18 +74,25 @@ def run(
     # What is made for each change has no cycles and does not live long: the collector need not look often.
     gc.set_threshold(50_000, 20, 50)
     with StopSignal() as stop:
-        Pipeline(settings, sink, health or Health(), stop, prepare or (lambda: None)).run()
+        Pipeline(settings, sink, health or Health(), stop, prepare or (lambda: None), supervisor).run()
 
 
 class Pipeline:
     def __init__(
-        self, settings: Settings, sink: Sink, health: Health, stop: StopSignal, prepare: Callable[[], None]
+        self,
+        settings: Settings,
+        sink: Sink,
+        health: Health,
+        stop: StopSignal,
+        prepare: Callable[[], None],
+        supervisor: Supervisor | None = None,
     ) -> None:
         self._settings = settings
         self._sink = sink
         self._health = health
         self._stop = stop
         self._prepare = prepare
+        self._supervisor = supervisor or Supervisor({})
         self._session: Session | None = None
         self._identity: Identity | None = None
         self._walsender: int | None = None
@@ -164,6 +176,8 @@ class Pipeline:
         self._sender.poll(seconds)
         now = time.monotonic()
         self._health.turn()
+        if now >= self._supervisor.due:
+            self._supervisor.alive(now)
         confirmed = self._confirmable()
         since = now - self._status_at
         if since >= STATUS_SECONDS or (confirmed > self._status_sent and since >= STATUS_MOVED_SECONDS):
@@ -302,6 +316,7 @@ class Pipeline:
         self._heartbeat_at = time.monotonic()
         self._session = session
         self._health.streaming = True
+        self._supervisor.streaming()
         return session
 
     def _wait_for_slot(self, session: Session) -> Slot | None:
@@ -322,6 +337,7 @@ class Pipeline:
     def _reconnect(self, session: Session, error: Transient) -> Session:
         """For as long as it takes, with pauses that grow to half a minute."""
         self._health.streaming = False
+        self._supervisor.reconnecting()
         self._session = None
         self._walsender = session.stream.server_pid
         session.close()
@@ -344,6 +360,7 @@ class Pipeline:
     def _leave(self) -> None:
         """Deliver what was read, confirm it, close the stream cleanly."""
         self._health.streaming = False
+        self._supervisor.stopping()
         try:
             self._drain()
         finally:
