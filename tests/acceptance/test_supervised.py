@@ -27,7 +27,7 @@ def settings(dsn: str, slot: str) -> dict[str, Any]:
 
 @pytest.fixture
 def messages(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
-    """What the bridge tells; `take` it first."""
+    """The lines that the bridge has told by the last `take`."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listening:
         listening.bind(str(tmp_path / "notify"))
         listening.setblocking(False)
@@ -67,7 +67,7 @@ def test_it_is_ready_when_it_streams_and_alive_while_the_loop_moves(
     standby.wait_for(lambda: messages.take().count("WATCHDOG=1") >= 3, "signs of life")
     assert "EXTEND_TIMEOUT_USEC=60000000" not in messages
 
-    # None while the loop waits for a policy's backend no more: stopped, it says nothing; and it says that it stops
+    # And it says that it stops
     assert standby.stop() == Exit.OK
     assert "STOPPING=1" in messages.take()
 
@@ -77,7 +77,9 @@ def test_it_tells_of_a_lost_connection(database: Database, bridge: Callable[...,
     running.wait_for(lambda: "READY=1" in messages.take(), "it is ready")
     messages.clear()
 
-    database.execute("select pg_terminate_backend(active_pid) from pg_replication_slots where slot_name = %s", (database.slot,))
+    database.execute(
+        "select pg_terminate_backend(active_pid) from pg_replication_slots where slot_name = %s", (database.slot,)
+    )
 
     running.wait_for(lambda: "STATUS=streaming" in messages.take(), "it streams again")
     assert "STATUS=PostgreSQL is lost, reconnecting" in messages
@@ -93,8 +95,12 @@ def systemd(tmp_path: pathlib.Path) -> Iterator[Callable[..., Systemd]]:
     program = pathlib.Path(sys.executable).with_name("walrus-bridge")
 
     def start(config: dict[str, Any], drop_in: str = "") -> Systemd:
-        (tmp_path / "bridge.yaml").write_text(yaml.safe_dump(config))
-        command = f"ExecStart=\nExecStart={program} run --config {tmp_path}/bridge.yaml\n"
+        # The configuration as a credential: a file that root alone reads, and the service.
+        file = tmp_path / "bridge.yaml"
+        file.write_text(yaml.safe_dump(config))
+        file.chmod(0o600)
+        command = f"ExecStart=\nExecStart={program} run --config ${{CREDENTIALS_DIRECTORY}}/bridge.yaml\n"
+        command += f"LoadCredential=bridge.yaml:{file}\n"
         started.append(Systemd(tmp_path, UNIT, command + drop_in))
         return started[-1]
 
@@ -106,17 +112,13 @@ def systemd(tmp_path: pathlib.Path) -> Iterator[Callable[..., Systemd]]:
 def test_the_unit_runs_in_its_walls_and_the_watchdog_ends_what_is_stuck(
     systemd: Callable[..., Systemd], dsn: str, tmp_path: pathlib.Path
 ) -> None:
-    # Given secrets in a file that only root reads, and a key as a credential
-    password = "s3cret"  # noqa: S105
-    (tmp_path / "secrets.env").write_text(f"SLOT={dsn.rpartition('/')[2]}\nPASSWORD={password}\n")
+    # Given secrets in a file that only root reads
+    (tmp_path / "secrets.env").write_text(f"SLOT={dsn.rpartition('/')[2]}\n")
     (tmp_path / "secrets.env").chmod(0o600)
-    (tmp_path / "pass").write_text("*:*:*:*:${PASSWORD}\n")
-    (tmp_path / "pass").chmod(0o600)
-    config = settings(f"{dsn}?passfile=${{CREDENTIALS_DIRECTORY}}/pass", "${SLOT}")
-    files = f"EnvironmentFile={tmp_path}/secrets.env\nLoadCredential=pass:{tmp_path}/pass\n"
+    secrets = f"EnvironmentFile={tmp_path}/secrets.env\n"
 
     # When the unit starts on an empty database
-    manager = systemd(config, f"{files}WatchdogSec=4\nRestartSec=100ms\n")
+    manager = systemd(settings(dsn, "${SLOT}"), f"{secrets}WatchdogSec=4\nRestartSec=100ms\n")
     manager.ask("start", manager.name)
 
     # Then it has applied the migrations, and streams

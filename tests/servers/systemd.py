@@ -55,7 +55,18 @@ class Systemd:
         enter = f'echo $$ > "{self._group}/cgroup.procs" && exec "$@"'
         with (folder / "systemd.log").open("wb") as log:
             self._process = subprocess.Popen(
-                ["bash", "-c", enter, "-", *NAMESPACES, "bash", str(SCRIPT), str(folder), str(CHECKOUT), sys.base_prefix],
+                [
+                    "bash",
+                    "-c",
+                    enter,
+                    "-",
+                    *NAMESPACES,
+                    "bash",
+                    str(SCRIPT),
+                    str(folder),
+                    str(CHECKOUT),
+                    sys.base_prefix,
+                ],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
