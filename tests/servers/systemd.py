@@ -104,8 +104,10 @@ class Systemd:
         return path.read_text() if path.exists() else ""
 
     def wait_for(self, state: str, seconds: float = 60.0) -> None:
+        ends = {state, "failed"}
         try:
-            wait_until(lambda: self.show("ActiveState") == state, f"{self.name} is {state}", seconds)
+            found = wait_until(lambda: ends & {self.show("ActiveState")}, f"{self.name} is {state}", seconds)
+            assert found == {state}, f"{self.name} has failed"
         except AssertionError as error:
             status = self.ask("status", self.name)
             raise AssertionError(f"{error}\n{status}\n{self.text('stderr')[-3000:]}") from None

@@ -50,6 +50,8 @@ done
 touch "$folder/kmsg" /mnt/kmsg
 mount --bind "$folder/kmsg" /mnt/kmsg
 mount --move /mnt /dev
+# As the mounts of a whole system are: credentials come by one. What is shared here is private towards the machine.
+mount --make-rshared /
 exec env -i container=test PATH="$PATH" SYSTEMD_UNIT_PATH="$folder/units" SYSTEMD_GENERATOR_PATH=/run/none \
   SYSTEMD_ENVIRONMENT_GENERATOR_PATH=/run/none SYSTEMD_LOG_TARGET=kmsg \
   /lib/systemd/systemd --system --unit=default.target --show-status=0
