@@ -37,6 +37,19 @@ def tool(name: str, *arguments: str | pathlib.Path) -> str:
     return done.stdout
 
 
+def test_the_page_shows_a_configuration_that_is_right_with_the_secrets_it_shows(
+    walrus_bridge: Any, config_file: Any
+) -> None:
+    page = (ROOT / "docs" / "deploying.md").read_text()
+    config, secrets = re.findall(r"^```\w+\n# (?:bridge.yaml|secrets.env)\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    shown = dict(line.split("=", 1) for line in secrets.splitlines())
+    assert set(shown) == set(SECRETS)
+
+    done = walrus_bridge("config", "check", "--config", config_file(config), **shown)
+
+    assert done.status == Exit.OK, done.stderr
+
+
 # -- Docker ------------------------------------------------------------------------------------------------------------
 
 
