@@ -16,8 +16,8 @@ log = structlog.get_logger()
 
 INTERVAL_SECONDS: Final = 15.0
 """How often `alive` is due at the latest, before streaming."""
-EXTENSION_SECONDS: Final = 60
-"""How much longer a start may take, from each `alive` on: as a standby it may wait for days."""
+EXTENSION_SECONDS: Final = 300
+"""How much longer a start may take, from each `alive` on: as a standby it may wait for days, and then has to migrate."""
 SEND_SECONDS: Final = 1.0
 """How long the manager has to take a message. The loop waits for it."""
 

@@ -5,6 +5,7 @@ import pathlib
 import signal
 import socket
 import sys
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -55,7 +56,7 @@ def test_it_is_ready_when_it_streams_and_alive_while_the_loop_moves(
 
     # When a standby starts, it asks for more time and is not ready
     standby = bridge(config=settings(database.dsn, database.slot), arguments=("--wait",))
-    standby.wait_for(lambda: messages.take().count("EXTEND_TIMEOUT_USEC=60000000") >= 2, "it asks for more time")
+    standby.wait_for(lambda: messages.take().count("EXTEND_TIMEOUT_USEC=300000000") >= 2, "it asks for more time")
 
     # When it has the slot, it is ready
     first.process.send_signal(signal.SIGKILL)
@@ -65,7 +66,7 @@ def test_it_is_ready_when_it_streams_and_alive_while_the_loop_moves(
     # And gives signs of life, idle too
     messages.clear()
     standby.wait_for(lambda: messages.take().count("WATCHDOG=1") >= 3, "signs of life")
-    assert "EXTEND_TIMEOUT_USEC=60000000" not in messages
+    assert "EXTEND_TIMEOUT_USEC=300000000" not in messages
 
     # And it says that it stops
     assert standby.stop() == Exit.OK
@@ -148,6 +149,28 @@ def test_the_unit_runs_in_its_walls_and_the_watchdog_ends_what_is_stuck(
     assert manager.show("ActiveState") == "inactive"
     assert manager.show("Result") == "success"
     assert manager.show("ExecMainStatus") == "0"
+
+
+def test_the_unit_of_a_standby_may_wait_longer_than_a_start_may_take(
+    systemd: Callable[..., Systemd], database: Database, bridge: Callable[..., Any]
+) -> None:
+    # Given a bridge that holds the slot
+    first = bridge(config=settings(database.dsn, database.slot))
+    first.wait_until_streaming()
+
+    # When a standby has been starting for longer than the unit allows
+    manager = systemd(
+        settings(database.dsn, database.slot), "TimeoutStartSec=2\nEnvironment=WALRUS_BRIDGE_RUN_WAIT=1\n"
+    )
+    manager.ask("start", "--no-block", manager.name)
+    wait_until(lambda: "waiting for the slot" in manager.text("stderr"), "it waits")
+    time.sleep(3)
+    assert manager.show("ActiveState") == "activating"
+
+    # Then it takes over all the same
+    assert first.stop() == Exit.OK
+    manager.wait_for("active")
+    assert manager.show("NRestarts") == "0"
 
 
 def test_the_unit_is_not_started_again_for_what_does_not_pass_by_itself(

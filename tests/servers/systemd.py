@@ -52,7 +52,8 @@ class Systemd:
         assert parent is not None
         self._group = parent / f"walrus-bridge-test-{uuid.uuid4()}"
         self._group.mkdir()
-        enter = f'echo $$ > "{self._group}/cgroup.procs" && exec "$@"'
+        # It ends with this process, however that ends.
+        enter = f'echo $$ > "{self._group}/cgroup.procs" && exec setpriv --pdeathsig KILL "$@"'
         with (folder / "systemd.log").open("wb") as log:
             self._process = subprocess.Popen(
                 [

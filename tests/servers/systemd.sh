@@ -18,9 +18,10 @@ for path in "$folder" "$@"; do
 done
 # All read-only, with new, empty places for what is temporary.
 while read -r target; do
+  target=$(printf %b "$target")
   case $target in
     /run | /run/kept/0 | /proc* | /dev*) ;;
-    *) mount -o remount,bind,ro "$target" ;;
+    *) mount -o remount,bind,ro "$target" || [[ ! -w $target ]] ;;
   esac
 done < <(findmnt --raw --noheadings --output TARGET)
 for place in /tmp /var/tmp; do mount -t tmpfs -o mode=1777 tmpfs "$place"; done

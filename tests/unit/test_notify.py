@@ -46,7 +46,7 @@ def test_from_start_to_end(manager: socket.socket, told: Callable[[], list[list[
     # While the bridge starts, it asks for more time, a quarter of the watchdog's later again
     assert supervisor.due <= 100.0
     supervisor.alive(100.0)
-    assert told() == [["WATCHDOG=1", "EXTEND_TIMEOUT_USEC=60000000"]]
+    assert told() == [["WATCHDOG=1", "EXTEND_TIMEOUT_USEC=300000000"]]
     assert supervisor.due == 105.0
 
     # Once it streams, it is only alive
@@ -78,7 +78,7 @@ def test_without_a_watchdog_the_loop_is_not_bothered_once_it_streams(
     supervisor.streaming()
 
     assert supervisor.due == math.inf
-    assert told() == [["EXTEND_TIMEOUT_USEC=60000000"], ["READY=1", "STATUS=streaming"]]
+    assert told() == [["EXTEND_TIMEOUT_USEC=300000000"], ["READY=1", "STATUS=streaming"]]
 
 
 def test_without_a_manager_nothing_is_due() -> None:
