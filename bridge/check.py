@@ -89,6 +89,7 @@ def _server(config: Config, source: Connection) -> Iterator[Finding]:
     if facts.can_decode and facts.slots < facts.max_slots:
         yield check_server.plugin(source, config.source.plugin)
     yield found
+    yield check_server.replay_window(source, config.source.slot, config.source.replay_window, facts)
 
 
 def _migrations(config: Config) -> Finding:
@@ -153,14 +154,16 @@ def _publication(source: Connection, name: str, subscribed: list[int]) -> Iterat
 
 def _sink(config: Config, tables: list[tuple[str, str]]) -> Iterator[Finding]:
     """Open the sink as a start does: the broker answers, and each subscribed table's destination can be used."""
-    name = next(name for name in ("kafka", "rabbitmq", "stdout") if getattr(config.sink, name) is not None)
+    name = config.sink.kind
     try:
         with contextlib.closing(make_sink(config)) as sink:
             refused = sink.open(tables)
+            advice = sink.advice()
     except BridgeError as raised:
         yield of_error(f"sink.{name}", raised)
         return
     yield from (of_error(f"sink.{name}", each) for each in refused)
+    yield from (warning(f"sink.{name}", what, remedy) for what, remedy in advice)
     if not refused:
         yield ok(
             f"sink.{name}", "nothing to reach" if name == "stdout" else "reachable, and its destinations can be used"

@@ -1,7 +1,7 @@
 """The small HTTP listener that passes on what the loop tells about itself.
 
 `/live`: 200 while the loop moves, so that a supervisor restarts a stuck process. `/ready`: 200 while changes stream.
-`/metrics`: the numbers, for Prometheus.
+`/metrics`: the numbers, for Prometheus; `/status`: the same as JSON, for `walrus-bridge status`.
 """
 
 import socket
@@ -12,6 +12,7 @@ from typing import Any
 
 from bridge.errors import ConfigError
 from bridge.health import Health
+from bridge.live import tell
 from bridge.metrics import CONTENT_TYPE, exposition
 from bridge.units import Address
 
@@ -68,6 +69,8 @@ class _Handler(BaseHTTPRequestHandler):
             self._tell(self.shown.ready, "ready", "not streaming")
         elif path == "/metrics":
             self._answer(200, CONTENT_TYPE, exposition(self.shown))
+        elif path == "/status":
+            self._answer(200, "application/json", tell(self.shown))
         else:
             self.send_error(404)
 

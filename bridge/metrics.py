@@ -46,8 +46,15 @@ class _Numbers(Collector):
             yield _gauge("confirmed_lsn", "The LSN confirmed to PostgreSQL, as a number of bytes.", confirmed)
             received = max(health.received_lsn, confirmed)
             yield _gauge("received_lsn", "The LSN up to which the stream was read, in bytes.", received)
+            yield _gauge(
+                "lag_bytes", "WAL from the confirmed LSN to its end, as last looked at.", health.lag_bytes or 0
+            )
+            lag = health.lag_seconds
+            if lag is not None:
+                yield _gauge("lag_seconds", "Since all that was committed was delivered; 0 where it is.", lag)
             text = "Since the confirmed position last moved, or nothing was left to confirm."
             yield _gauge("progress_age_seconds", text, max(0.0, time.monotonic() - health.progress_at))
+        yield from _replay(health)
         text = "How long limits on the rate have held the stream back."
         yield _counter("held_back_seconds", text, health.held_back_seconds)
         text = "Rows, distinct in what policies read, that row level security judged by a join, for all claims at once."
@@ -61,6 +68,25 @@ class _Numbers(Collector):
         text = "Which way a table's row level security was last asked for a role, and why not by a join."
         labels = (*by_table, "role", "way", "reason")
         yield _labelled(GaugeMetricFamily, "row_security_way", text, labels, ways)
+
+
+def _replay(health: Health) -> Iterator[Metric]:
+    text = "Replay windows that were dropped and begun anew."
+    yield _counter("replay_restarts", text, health.replay_restarts)
+    window = health.replay
+    if window is None:
+        return
+    yield _gauge(
+        "replay_retained_bytes", "WAL that the server keeps for the replay window.", window.retained_bytes or 0
+    )
+    text = "Transactions since the oldest whose dead catalog rows the server keeps for the replay window."
+    yield _gauge("replay_catalog_xmin_age", text, window.catalog_xmin_age or 0)
+    yield _gauge(
+        "replay_oldest_lsn", "The LSN from which on everything can be replayed, in bytes.", window.oldest_lsn or 0
+    )
+    if window.oldest_at is not None:
+        text = "What was committed since this time, in seconds since 1970, can be replayed."
+        yield _gauge("replay_oldest_timestamp_seconds", text, window.oldest_at.timestamp())
 
 
 def _gauge(name: str, text: str, value: float) -> Metric:

@@ -25,6 +25,7 @@ from bridge.health import Health
 from bridge.lsn import Identity, format_lsn
 from bridge.notify import Supervisor
 from bridge.pace import Pace
+from bridge.replay_window import ReplayWindow, WindowSettings
 from bridge.sending import DRAIN_SECONDS, Sender
 from bridge.session import Session, SourceSettings, same_server
 from bridge.sinks.base import Position, Sink
@@ -40,6 +41,8 @@ STATUS_MOVED_SECONDS = 0.01
 """And this soon after the confirmable LSN moved: a late one multiplies duplicates after a kill."""
 IN_FLIGHT_SECONDS = 0.002
 """The sink is polled so often while it has events: not all have a socket to wait on."""
+LOOK_SECONDS = 2.0
+"""The end of the server's WAL is looked at so often."""
 PROGRESS_SECONDS = 60.0
 QUERY_PATIENCE_SECONDS = 2.0
 """After a signal: how long a query has to answer."""
@@ -56,6 +59,8 @@ class Settings(SourceSettings, frozen=True, kw_only=True):
     """Wait for a slot that another client holds, as a standby instance would."""
     accept_gap: bool = False
     """Go on where changes may be missing (guard.py)."""
+    window: WindowSettings | None = None
+    """The second slot to keep or to drop; None: whatever there is stays as it is."""
 
 
 def run(
@@ -94,6 +99,7 @@ class Pipeline:
         self._prepare = prepare
         self._supervisor = supervisor or Supervisor({})
         self._session: Session | None = None
+        self._window: ReplayWindow | None = None
         self._identity: Identity | None = None
         self._walsender: int | None = None
         """The pid of the last stream's, which may hold the slot until it notices that we have gone."""
@@ -103,6 +109,7 @@ class Pipeline:
         self._status_sent = 0
         self._status_at = 0.0
         self._heartbeat_at = 0.0
+        self._looked_at = 0.0
         self._progress_at = time.monotonic()
         self._told_events = 0
         """How many events the log has told of."""
@@ -150,7 +157,9 @@ class Pipeline:
                 more = batch.more
                 if batch.data:
                     self._health.received(batch.data[-1][0])
-                for portion in self._sender.pace.portions(session.decode(batch.data)):
+                messages = session.decode(batch.data)
+                self._health.lag.read(messages, time.monotonic())
+                for portion in self._sender.pace.portions(messages):
                     for output in session.judging.process(portion):
                         if isinstance(output, Commit):
                             self._checkpoint.commit(output.end_lsn)
@@ -204,6 +213,7 @@ class Pipeline:
 
     def _confirm(self, lsn: int, now: float) -> None:
         """Tell PostgreSQL what is delivered, never past the guard's ceiling."""
+        self._health.count(now)
         if self._session is not None:
             self._status_sent, self._status_at = self._session.guard.allowed(lsn), now
             self._session.stream.send_status(self._status_sent)
@@ -249,13 +259,16 @@ class Pipeline:
         poller.poll(1000 * min(seconds, IN_FLIGHT_SECONDS if waiting else STATUS_SECONDS / 2))
 
     def _look_ahead(self, session: Session) -> None:
-        """What is due between batches: the guard's ceiling and the heartbeat."""
+        """What is due between batches: the guard's ceiling, the heartbeat, and a look at how far the server is."""
         now = time.monotonic()
         if session.guard.needs_raising(self._checkpoint.confirmed):
             session.guard.raise_ceiling(self._checkpoint.confirmed)
         if now - self._heartbeat_at >= self._settings.heartbeat_seconds:
             session.heartbeat()
             self._heartbeat_at = now
+        if now - self._looked_at >= LOOK_SECONDS:
+            self._looked_at = now
+            self._health.lag.looked(*session.wal_end(), now)
 
     # -- opening and closing ---------------------------------------------------------------------------------------
 
@@ -311,11 +324,14 @@ class Pipeline:
         # What the sink still holds of the old stream counts for the budget, unless it has forgotten that.
         self._sender.checkpoint = Checkpoint(start, None if self._sink.forgets else self._checkpoint.in_flight)
         self._health.in_flight = self._checkpoint.in_flight
+        self._health.restarted()
         self._start_lsn, self._done = start, done
         self._status_sent, self._status_at = 0, 0.0
         self._heartbeat_at = time.monotonic()
         self._session = session
         self._health.streaming = True
+        if self._window is None and self._settings.window is not None:
+            self._window = ReplayWindow(self._settings.window, self._health)
         self._supervisor.streaming()
         return session
 
@@ -371,6 +387,8 @@ class Pipeline:
         if session is not None:
             session.close()
         self._sink.close()
+        if self._window is not None:
+            self._window.close()
 
     def _last_words(self, say: Callable[[], None]) -> None:
         """With PostgreSQL away the broker still gets what was read; it cannot be confirmed, so it comes again."""

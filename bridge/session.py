@@ -6,37 +6,28 @@ makes values); and the judging one, on a login of its own where the user gives o
 
 import contextlib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import msgspec
 import psycopg
 import structlog
 
-from bridge.audience import Audiences
 from bridge.catalog import SETTINGS as CATALOG_SETTINGS
-from bridge.catalog import Catalog
 from bridge.change import Change, Message
 from bridge.errors import GapError, SourceRefused
-from bridge.filtering import Filtering
-from bridge.filters import Comparer
 from bridge.guard import Guard
-from bridge.joined import JoinedJudge
-from bridge.judging import Judging
-from bridge.lsn import Identity, format_lsn
+from bridge.judgement import make_judging, same_database
+from bridge.lsn import Identity, format_lsn, parse_lsn
 from bridge.patterns import streams
 from bridge.pgoutput import PgOutputDecoder
 from bridge.pgoutput import start_options as pgoutput_options
-from bridge.policy_facts import PolicyFacts
 from bridge.publication import require as require_publication
 from bridge.replication import ReplicationStream
 from bridge.rls import SETTINGS as JUDGING_SETTINGS
-from bridge.rls import Judge, Outdated, take_snapshot
-from bridge.securing import Securing
 from bridge.slot import Slot, create, find, problem
 from bridge.sql import APPLICATION_NAME, Connection, connect, translate
 from bridge.subscriptions import Subscriptions
 from bridge.tally import Tally
-from bridge.valuemaker import ValueMaker
 from bridge.values import PGOUTPUT_CODEC, WAL2JSON_CODEC
 from bridge.wal2json import Wal2JsonDecoder, encoding_problem
 from bridge.wal2json import start_options as wal2json_options
@@ -71,9 +62,15 @@ class Session:
     """Open it, load the subscriptions, `start` it; then `stream`, `decode` and `judging` are the loop's."""
 
     def __init__(
-        self, settings: SourceSettings, tally: Tally, on_wait: Callable[[], None], wait: Callable[[float], None]
+        self,
+        settings: SourceSettings,
+        tally: Tally,
+        on_wait: Callable[[], None],
+        wait: Callable[[float], None],
+        *,
+        follow: bool = True,
     ) -> None:
-        """Raises SourceUnreachable, SourceRefused."""
+        """`follow`: changes to realtime.subscription in the stream take effect. Raises SourceUnreachable, SourceRefused."""
         self._settings = settings
         self._stack = contextlib.ExitStack()
         with contextlib.ExitStack() as opening:
@@ -88,30 +85,21 @@ class Session:
         self.guard: Guard
         self.subscriptions = Subscriptions()
         lossy = settings.plugin == "wal2json"
-        codec = WAL2JSON_CODEC if lossy else PGOUTPUT_CODEC
-        catalog = Catalog(self.connection)
-        self.writer = EventWriter(self.identity)
-        self.judging = Judging(
-            (self.connection, self._judging_connection),
-            catalog,
-            Audiences(
-                catalog,
-                Filtering(Comparer(self.connection), codec),
-                Securing(
-                    Judge(self._judging_connection, catalog, tally),
-                    JoinedJudge(self._judging_connection, catalog, PolicyFacts(catalog), tally),
-                    codec,
-                    current=settings.judge == "current",
-                    lossy=lossy,
-                ),
-            ),
-            ValueMaker(self.connection, codec, settings.max_record_bytes),
+        self.writer = EventWriter(self.identity, self.connection.info.dbname)
+        self.judging = make_judging(
+            self.connection,
+            self._judging_connection,
             self.subscriptions,
-            codec,
+            WAL2JSON_CODEC if lossy else PGOUTPUT_CODEC,
             self.writer,
+            tally,
+            wait,
+            judge=settings.judge,
+            lossy=lossy,
+            max_record_bytes=settings.max_record_bytes,
             stop_on_failure=settings.on_failure == "stop",
             leave=settings.leave,
-            wait=wait,
+            follow=follow,
         )
         self._streams = streams(settings.include, settings.exclude)
         self._decoder = make_decoder(settings)
@@ -128,7 +116,7 @@ class Session:
         encoding = self.connection.info.parameter_status("server_encoding") or "UTF8"
         if self._settings.plugin == "wal2json" and (found := encoding_problem(encoding)):
             raise found
-        self._same_database()
+        same_database(self.connection, self._judging_connection)
         in_recovery, wal_level, standbys = row
         if in_recovery:
             raise SourceRefused("the server is a standby in recovery. What to do: connect to the primary")
@@ -142,23 +130,6 @@ class Session:
                 f"synchronous_standby_names ({standbys}) matches this bridge, {APPLICATION_NAME}, so each commit would"
                 f" wait for the bridge, and the bridge for each commit. What to do: name the standbys there"
             )
-
-    def _same_database(self) -> None:
-        """Policies are judged in the snapshot that they were read in, which only another session of that database can take."""
-        try:
-            with self.connection.transaction():
-                self.connection.execute("set transaction isolation level repeatable read, read only")
-                row = self.connection.execute("select pg_export_snapshot()").fetchone()
-                assert row is not None
-                take_snapshot(self._judging_connection, row[0])
-                self._judging_connection.execute("rollback")
-        except Outdated as error:
-            raise SourceRefused(
-                f"rls.connection leads to another server or database than source.connection: {error.__cause__}. What to do:"
-                " give both the same database"
-            ) from error
-        except psycopg.Error as error:
-            raise translate(error, "comparing source.connection and rls.connection") from error
 
     def find_slot(self) -> Slot | None:
         """The slot, if there is one. Raises SlotError, SlotActive."""
@@ -195,10 +166,10 @@ class Session:
             f" a new slot and goes on from now"
         )
 
-    def load_subscriptions(self) -> list[tuple[str, str]]:
-        """Read them, and give the subscribed tables (schema, name)."""
+    def load_subscriptions(self, entities: Sequence[int] | None = None) -> list[tuple[str, str]]:
+        """Read them, or those of the tables `entities` (OIDs), and give the subscribed tables (schema, name)."""
         try:
-            self.subscriptions.load(self.connection)
+            self.subscriptions.load(self.connection, entities=entities)
         except psycopg.Error as error:
             raise translate(error, "reading realtime.subscription") from error
         return self.subscriptions.tables()
@@ -240,6 +211,17 @@ class Session:
             self.connection.execute("select pg_logical_emit_message(false, 'walrus-bridge', 'heartbeat')")
         except psycopg.Error as error:
             raise translate(error, "sending the heartbeat") from error
+
+    def wal_end(self) -> tuple[int, float]:
+        """The end of the server's WAL, and its clock in seconds since 1970."""
+        try:
+            row = self.connection.execute(
+                "select pg_current_wal_lsn()::text, extract(epoch from clock_timestamp())::float8"
+            ).fetchone()
+        except psycopg.Error as error:
+            raise translate(error, "asking for the end of the WAL") from error
+        assert row is not None
+        return parse_lsn(row[0]), row[1]
 
     def close(self) -> None:
         """End the stream so that the last status arrives, then the other connections."""

@@ -59,7 +59,7 @@ class Loop:
         self._stop = _Stop()
         settings = Settings(connection="", slot="", plugin=plugin)
         self._pipeline = Pipeline(settings, sink, Health(), cast("Any", self._stop), lambda: None)
-        self._pipeline._heartbeat_at = float("inf")
+        self._pipeline._heartbeat_at = self._pipeline._looked_at = float("inf")
 
     def run(self) -> None:
         """Read, judge and send all, until all is acknowledged."""

@@ -4,6 +4,7 @@ import re
 import time
 import urllib.request
 from collections.abc import Iterable
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from bridge.health import Health
 from bridge.listener import Listener
 from bridge.metrics import exposition
 from bridge.units import Address
+from bridge.window_facts import Facts
 
 OPERATIONS = (Path(__file__).parents[2] / "docs" / "operations.md").read_text(encoding="utf-8")
 
@@ -25,9 +27,12 @@ def health() -> Health:
     health.events["public", 'a "b"\\\n'] += 1
     health.dead_letters["public", "book"] += 1
     health.in_flight.events, health.in_flight.bytes = 3, 400
+    health.lag.looked(1 << 52, 1e9, time.monotonic() - 20)
     health.received((1 << 52) + 1)
     health.confirmed(1 << 52, time.monotonic())
     health.held_back_seconds = 1.5
+    at = datetime(2026, 11, 23, 3, 0, tzinfo=UTC)
+    health.replay = Facts("realtime_replay", 1 << 40, at, 64 << 20, 700, "reserved")
     health.tally.joined_rows, health.tally.single_decisions = 7, 8
     health.tally.ways["public", "book", "anon"] = None
     health.tally.ways["public", "note", "anon"] = "it is volatile"
@@ -55,6 +60,8 @@ def test_every_number_is_told(health: Health) -> None:
     assert found["dead_letters_total", "public", "book"] == 1
     assert (found["in_flight_events",], found["in_flight_bytes",]) == (3, 400)
     assert (found["received_lsn",], found["confirmed_lsn",]) == ((1 << 52) + 1, 1 << 52)
+    assert found["lag_bytes",] == 1
+    assert 20 <= found["lag_seconds",] < 25
     assert 0 <= found["progress_age_seconds",] < 5
     assert found["held_back_seconds_total",] == 1.5
     assert found["reconnects_total",] == 0
@@ -73,7 +80,9 @@ def test_they_are_read_when_they_are_asked_for(health: Health) -> None:
 
 
 def test_before_it_has_streamed_there_is_no_position() -> None:
-    assert not {"confirmed_lsn", "received_lsn", "progress_age_seconds"} & set(names(Health()))
+    assert not {"confirmed_lsn", "received_lsn", "lag_bytes", "lag_seconds", "progress_age_seconds"} & set(
+        names(Health())
+    )
 
 
 def test_progress_is_a_position_that_moves_or_nothing_left_to_confirm() -> None:
