@@ -1,5 +1,6 @@
 """The bridge as deploy/roles.sql has it: no superuser, and a judging login that can do nothing but become roles."""
 
+import pathlib
 from typing import Any
 
 import psycopg
