@@ -4,6 +4,7 @@
 # Run by `unshare --mount --pid --fork --ipc --uts --cgroup`. A whole system's units would clean up and set up what
 # belongs to the machine; so there are none of them here, and nothing of the machine's files can be written to.
 set -euo pipefail
+[[ $$ == 1 ]] || { echo "not process 1 of a namespace of its own: not going on" >&2; exit 1; }
 folder=$1
 shift
 
