@@ -23,6 +23,7 @@ from bridge.errors import SlotActive, SlotError, Transient, Undelivered
 from bridge.event import Event
 from bridge.health import Health
 from bridge.lsn import Identity, format_lsn
+from bridge.notify import Supervisor
 from bridge.pace import Pace
 from bridge.replay_window import ReplayWindow, WindowSettings
 from bridge.sending import DRAIN_SECONDS, Sender
@@ -63,7 +64,11 @@ class Settings(SourceSettings, frozen=True, kw_only=True):
 
 
 def run(
-    settings: Settings, sink: Sink, health: Health | None = None, prepare: Callable[[], None] | None = None
+    settings: Settings,
+    sink: Sink,
+    health: Health | None = None,
+    prepare: Callable[[], None] | None = None,
+    supervisor: Supervisor | None = None,
 ) -> None:
     """Stream until a signal asks to stop. Returns when all that was read is delivered and confirmed.
 
@@ -74,18 +79,25 @@ def run(
     # What is made for each change has no cycles and does not live long: the collector need not look often.
     gc.set_threshold(50_000, 20, 50)
     with StopSignal() as stop:
-        Pipeline(settings, sink, health or Health(), stop, prepare or (lambda: None)).run()
+        Pipeline(settings, sink, health or Health(), stop, prepare or (lambda: None), supervisor).run()
 
 
 class Pipeline:
     def __init__(
-        self, settings: Settings, sink: Sink, health: Health, stop: StopSignal, prepare: Callable[[], None]
+        self,
+        settings: Settings,
+        sink: Sink,
+        health: Health,
+        stop: StopSignal,
+        prepare: Callable[[], None],
+        supervisor: Supervisor | None = None,
     ) -> None:
         self._settings = settings
         self._sink = sink
         self._health = health
         self._stop = stop
         self._prepare = prepare
+        self._supervisor = supervisor or Supervisor({})
         self._session: Session | None = None
         self._window: ReplayWindow | None = None
         self._identity: Identity | None = None
@@ -173,6 +185,8 @@ class Pipeline:
         self._sender.poll(seconds)
         now = time.monotonic()
         self._health.turn()
+        if now >= self._supervisor.due:
+            self._supervisor.alive(now)
         confirmed = self._confirmable()
         since = now - self._status_at
         if since >= STATUS_SECONDS or (confirmed > self._status_sent and since >= STATUS_MOVED_SECONDS):
@@ -318,6 +332,7 @@ class Pipeline:
         self._health.streaming = True
         if self._window is None and self._settings.window is not None:
             self._window = ReplayWindow(self._settings.window, self._health)
+        self._supervisor.streaming()
         return session
 
     def _wait_for_slot(self, session: Session) -> Slot | None:
@@ -338,6 +353,7 @@ class Pipeline:
     def _reconnect(self, session: Session, error: Transient) -> Session:
         """For as long as it takes, with pauses that grow to half a minute."""
         self._health.streaming = False
+        self._supervisor.reconnecting()
         self._session = None
         self._walsender = session.stream.server_pid
         session.close()
@@ -360,6 +376,7 @@ class Pipeline:
     def _leave(self) -> None:
         """Deliver what was read, confirm it, close the stream cleanly."""
         self._health.streaming = False
+        self._supervisor.stopping()
         try:
             self._drain()
         finally:

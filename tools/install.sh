@@ -37,6 +37,8 @@ if [[ $want == tests ]]; then
   need java default-jre-headless
   need mvn maven
   need docker-compose docker-compose
+  need systemd-analyze systemd
+  need kubectl kubernetes-client
   need valgrind valgrind
 fi
 
