@@ -2,18 +2,35 @@
 
 import time
 from collections import defaultdict, deque
-from typing import Final
+from typing import Final, TypeVar
 
+from bridge.acknowledging import Acknowledging
 from bridge.checkpoint import InFlight
-from bridge.lag import Lag
+from bridge.lag import Lag, Look, Retained
 from bridge.tally import Tally
 
 STUCK_SECONDS: Final = 30.0
 RATE_SECONDS: Final = 60.0
 """The rate of events is that of so long."""
+MOST_TABLES: Final = 500
+"""So many tables are told of by name; those that come later, together as "other"."""
+OTHER: Final = ("", "other")
+"""No schema has an empty name."""
 
 Counts = defaultdict[tuple[str, str], int]
 """By schema and table."""
+
+
+Number = TypeVar("Number", int, float)
+
+
+def bounded(counts: dict[tuple[str, str], Number]) -> dict[tuple[str, str], Number]:
+    """By schema and table, with an end however many tables come and go: the first ones as they are, the others' sum."""
+    listed = list(counts.copy().items())
+    told = dict(listed[:MOST_TABLES])
+    if len(listed) > MOST_TABLES:
+        told[OTHER] = sum(number for _, number in listed[MOST_TABLES:])
+    return told
 
 
 class Health:
@@ -40,6 +57,11 @@ class Health:
         """How long `limits.events_per_second` and `per_table` have held the stream back, since the start."""
         self.tally = Tally()
         self.lag = Lag()
+        self.slots: list[Retained] = []
+        """Those of the bridge's slots that there are, as last looked at: the one that it streams from, and the replay window's."""
+        self.slots_at: float | None = None
+        """time.monotonic() of then."""
+        self.acknowledging = Acknowledging()
         self.acknowledged_at: float | None = None
         """time.monotonic() of when the sink was last seen to have acknowledged an event; within a second."""
         self.events_per_second = 0.0
@@ -48,9 +70,10 @@ class Health:
         self._handed: deque[tuple[float, int]] = deque([(self.started_at, 0)])
         """(time.monotonic(), events and dead letters so far), a second apart."""
 
-    def turn(self) -> None:
+    def turn(self, now: float) -> None:
         """The loop is alive; called at every turn."""
-        self.loop_at = time.monotonic()
+        self.loop_at = now
+        self.acknowledging.look(now)
 
     def received(self, lsn: int) -> None:
         """The stream has come so far."""
@@ -63,9 +86,16 @@ class Health:
         self.confirmed_lsn = lsn
         self.lag.confirmed(lsn)
 
+    def looked(self, look: Look, now: float) -> None:
+        """What the server said of its WAL."""
+        self.lag.looked(look.wal_end, look.server_seconds, now)
+        if look.slots is not None:
+            self.slots, self.slots_at = look.slots, now
+
     def restarted(self) -> None:
         """The stream begins anew."""
         self.lag.restarted()
+        self.acknowledging.restarted()
         self._acknowledged = self._handed_over() - self.in_flight.events
 
     def count(self, now: float) -> None:

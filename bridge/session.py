@@ -22,6 +22,7 @@ from bridge.filters import Comparer
 from bridge.guard import Guard
 from bridge.joined import JoinedJudge
 from bridge.judging import Judging
+from bridge.lag import Look, Retained
 from bridge.lsn import Identity, format_lsn, parse_lsn
 from bridge.patterns import streams
 from bridge.pgoutput import PgOutputDecoder
@@ -46,6 +47,10 @@ log = structlog.get_logger()
 
 LOGGED_TABLES = 20
 """How many subscribed tables the log names at the start."""
+
+_RETAINED = """, (select coalesce(json_agg(json_build_object(
+  'slot', slot_name, 'retained_bytes', greatest(0, pg_wal_lsn_diff(pg_current_wal_lsn(), restart_lsn)::bigint),
+  'safe_bytes', safe_wal_size) order by slot_name), '[]') from pg_replication_slots where slot_name in (%s, %s))"""
 
 
 Decoder = Wal2JsonDecoder | PgOutputDecoder
@@ -241,16 +246,19 @@ class Session:
         except psycopg.Error as error:
             raise translate(error, "sending the heartbeat") from error
 
-    def wal_end(self) -> tuple[int, float]:
-        """The end of the server's WAL, and its clock in seconds since 1970."""
+    def look(self, *, slots: bool) -> Look:
+        """The end of the server's WAL; with `slots` also what the bridge's own slots retain: in the same question, so that
+        the loop waits no longer for it."""
+        name = self._settings.slot
         try:
             row = self.connection.execute(
-                "select pg_current_wal_lsn()::text, extract(epoch from clock_timestamp())::float8"
+                f"select pg_current_wal_lsn()::text, extract(epoch from clock_timestamp())::float8{_RETAINED if slots else ''}",
+                (name, f"{name}_replay") if slots else (),
             ).fetchone()
         except psycopg.Error as error:
             raise translate(error, "asking for the end of the WAL") from error
         assert row is not None
-        return parse_lsn(row[0]), row[1]
+        return Look(parse_lsn(row[0]), row[1], msgspec.convert(row[2], list[Retained]) if slots else None)
 
     def close(self) -> None:
         """End the stream so that the last status arrives, then the other connections."""

@@ -38,6 +38,8 @@ if [[ $want == tests ]]; then
   need mvn maven
   need docker-compose docker-compose
   need valgrind valgrind
+  need promtool prometheus
+  need chromium chromium
 fi
 
 cannot() { # cannot WHY: the end, with the way out

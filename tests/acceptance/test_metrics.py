@@ -91,6 +91,16 @@ def test_a_running_bridge_tells_what_it_does(database: Database, bridge: Any) ->
     assert metrics("events_total", schema="public", table="secret") == 2
     assert metrics.all("dead_letters_total") == [({"schema": "public", "table": "odd"}, 1)]
     assert 0.4 < (metrics("held_back_seconds_total") or 0) < 10
+    assert (metrics("sent_bytes_total") or 0) > 7 * 100
+    assert sum(count for labels, count in metrics.all("acknowledgement_seconds_bucket") if labels["le"] == "+Inf") >= 1
+    assert 0 < (metrics("acknowledgement_seconds_sum") or 0) < 30
+    assert metrics("acknowledgement_wait_seconds") == 0
+    assert metrics("acknowledgement_age_seconds") is not None
+    rows = {labels["table"]: count for labels, count in metrics.all("row_security_rows_total")}
+    assert rows == {"note": 5, "secret": 2 * 5, "odd": 1}
+    seconds = {labels["table"]: count for labels, count in metrics.all("row_security_seconds_total")}
+    assert seconds.keys() == rows.keys()
+    assert all(0 < each < 30 for each in seconds.values())
     assert metrics("row_security_joined_rows_total") == 5
     assert metrics("row_security_single_decisions_total") == 2 * 5 + 1
     joined = {"schema": "public", "table": "note", "role": "authenticated", "way": "join", "reason": ""}
@@ -101,6 +111,10 @@ def test_a_running_bridge_tells_what_it_does(database: Database, bridge: Any) ->
     assert "random" in single["reason"]
     assert len(ways) == 2
     assert (metrics("in_flight_events"), metrics("in_flight_bytes")) == (0, 0)
+
+    # And what the slot makes the server keep is asked of it
+    assert (metrics("slot_retained_bytes", slot=database.slot, use="stream") or 0) > 0
+    assert metrics.all("slot_safe_bytes") == []
 
     # And the position is the slot's
     before = parse_lsn(database.confirmed() or "")
@@ -114,6 +128,8 @@ def test_a_running_bridge_tells_what_it_does(database: Database, bridge: Any) ->
         locking.execute("lock table gate")
         database.execute("insert into secret values (3, uid(3))")
         metrics.wait(lambda age: age > 2, "progress_age_seconds")
+        # Waiting for a lock is time that judging takes
+        metrics.wait(lambda spent: spent > seconds["secret"] + 1, "row_security_seconds_total", table="secret")
     running.wait_for_events(8)
     metrics.wait(lambda age: age < 2, "progress_age_seconds")
     # And idleness is none

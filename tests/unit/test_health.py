@@ -46,7 +46,7 @@ def test_live_while_the_loop_moves_ready_while_it_streams(health: Health, listen
     assert (status(listener, "/live"), status(listener, "/ready")) == (503, 503)
 
     # When it moves again
-    health.turn()
+    health.turn(time.monotonic())
     assert (status(listener, "/live"), status(listener, "/ready")) == (200, 200)
 
 
