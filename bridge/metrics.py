@@ -72,6 +72,10 @@ class _Numbers(Collector):
         yield from self._slots()
         text = "How long limits on the rate have held the stream back."
         yield _counter("held_back_seconds", text, health.held_back_seconds)
+        text = (
+            "How long batches were judged: catalog, filters, row level security and values, waiting for locks included."
+        )
+        yield _counter("judging_seconds", text, tally.judging_seconds)
         text = "Rows that row level security was asked about: by a join, and one by one for each claims value."
         yield _labelled(CounterMetricFamily, "row_security_rows", text, by_table, bounded(tally.rows).items())
         text = "How long the answers took. Tables that are asked about together have their shares by their rows."

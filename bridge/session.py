@@ -114,6 +114,7 @@ class Session:
             self.subscriptions,
             codec,
             self.writer,
+            tally,
             stop_on_failure=settings.on_failure == "stop",
             leave=settings.leave,
             wait=wait,

@@ -1,4 +1,4 @@
-"""How row level security has been judged, in numbers. It outlives the connections that judge."""
+"""How batches have been judged, in numbers. It outlives the connections that judge."""
 
 from collections import defaultdict
 from collections.abc import Mapping
@@ -6,6 +6,8 @@ from collections.abc import Mapping
 
 class Tally:
     def __init__(self) -> None:
+        self.judging_seconds = 0.0
+        """How long batches were judged, all that it takes included: the catalog, filters, values, and waiting for locks."""
         self.joined_rows = 0
         """How many rows were judged by a join."""
         self.single_decisions = 0
@@ -20,6 +22,6 @@ class Tally:
     def judged(self, rows: Mapping[tuple[str, str], int], seconds: float) -> None:
         """So many rows of each table were asked for, all together in that time: a table has its share by its rows."""
         total = sum(rows.values())
-        for table, count in rows.items():
+        for table, count in rows.items() if total else ():
             self.rows[table] += count
             self.seconds[table] += seconds * count / total

@@ -51,7 +51,17 @@ def test_live_while_the_loop_moves_ready_while_it_streams(health: Health, listen
 
 
 def test_other_paths_are_not_found(listener: Listener) -> None:
-    assert status(listener, "/") == 404
+    assert [status(listener, path) for path in ("/favicon.ico", "/page.html", "//", "/../status")] == [404] * 4
+
+
+@pytest.mark.parametrize("path", ["/", "/?x=1", "/live", "/status", "/metrics"])
+def test_browsers_are_told_to_trust_nothing_else(health: Health, listener: Listener, path: str) -> None:
+    with urllib.request.urlopen(f"http://127.0.0.1:{listener.port}{path}", timeout=5) as answer:
+        policy = answer.headers["Content-Security-Policy"]
+        assert answer.headers["X-Content-Type-Options"] == "nosniff"
+    assert policy.startswith("default-src 'none'; frame-ancestors 'none'")
+    assert "unsafe" not in policy
+    assert ("script-src 'sha256-" in policy) == (path in {"/", "/?x=1"})
 
 
 def test_an_address_in_use_is_an_error_that_names_the_key(listener: Listener, health: Health) -> None:
