@@ -89,6 +89,7 @@ def _server(config: Config, source: Connection) -> Iterator[Finding]:
     if facts.can_decode and facts.slots < facts.max_slots:
         yield check_server.plugin(source, config.source.plugin)
     yield found
+    yield check_server.replay_window(source, config.source.slot, config.source.replay_window, facts)
 
 
 def _migrations(config: Config) -> Finding:
@@ -157,10 +158,12 @@ def _sink(config: Config, tables: list[tuple[str, str]]) -> Iterator[Finding]:
     try:
         with contextlib.closing(make_sink(config)) as sink:
             refused = sink.open(tables)
+            advice = sink.advice()
     except BridgeError as raised:
         yield of_error(f"sink.{name}", raised)
         return
     yield from (of_error(f"sink.{name}", each) for each in refused)
+    yield from (warning(f"sink.{name}", what, remedy) for what, remedy in advice)
     if not refused:
         yield ok(
             f"sink.{name}", "nothing to reach" if name == "stdout" else "reachable, and its destinations can be used"

@@ -3,6 +3,7 @@
 import msgspec
 import psycopg
 
+from bridge import window_facts
 from bridge.errors import BridgeError
 from bridge.finding import Finding, error, of_error, ok, warning
 from bridge.lsn import format_lsn
@@ -171,3 +172,28 @@ def slot(connection: Connection, name: str, plugin: str) -> tuple[Slot | None, F
         what = f"{name} is confirmed up to {position}, and the WAL it needs is about to be removed"
         return found, warning(key, what, "start the bridge now, or raise max_slot_wal_keep_size")
     return found, ok(key, f"{name}, confirmed up to {position}")
+
+
+def replay_window(connection: Connection, slot: str, window: str | None, facts: ServerFacts) -> Finding:
+    """Whether there is a second slot, or room for it, and what it holds."""
+    key = "source.replay_window"
+    found = window_facts.facts(connection, slot)
+    if window is None:
+        if found is None:
+            return ok(key, "null: what is delivered cannot be replayed")
+        what = f"null, and {found.slot} holds {_mebibytes(found.retained_bytes)} of WAL"
+        return warning(key, what, "the next start drops it, if the bridge has made it")
+    if found is None:
+        if facts.slots + (find(connection, slot) is None) >= facts.max_slots:
+            remedy = "drop an unused slot, or raise max_replication_slots (needs a restart)"
+            return warning(key, f"{window}, and there is no slot free for it", remedy)
+        return ok(key, f"{window}; its slot is not there yet, the next start makes it")
+    if found.wal_status == "lost":
+        return warning(key, f"{found.slot} has lost its WAL", "the bridge begins it anew")
+    since = f", committed since {found.oldest_at:%Y-%m-%dT%H:%MZ}" if found.oldest_at else ""
+    oldest = format_lsn(found.oldest_lsn or 0)
+    return ok(key, f"{window}: from {oldest} on{since}; holds {_mebibytes(found.retained_bytes)} of WAL")
+
+
+def _mebibytes(number: int | None) -> str:
+    return f"{(number or 0) / (1 << 20):.0f} MiB"

@@ -8,22 +8,21 @@ import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, NoReturn
+from typing import NoReturn
 
 import click
+import msgspec
 
 from bridge import __version__, config_file, log
 from bridge.cli_answers import status, trace
 from bridge.cli_consumers import offsets, tail
 from bridge.cli_database import migrate, slot
-from bridge.cli_target import config_of, config_option, connection_option, slot_option, target
+from bridge.cli_dead_letter import dead_letter
+from bridge.cli_replay import lsn, replay
+from bridge.cli_stages import settings_of, sink_of, window_of
+from bridge.cli_target import chosen_file, config_of, config_option, connection_option, slot_option, target
 from bridge.config import Config
 from bridge.errors import BridgeError, ConfigError, Exit
-from bridge.sinks import make_sink
-from bridge.sinks.base import Sink
-
-if TYPE_CHECKING:
-    from bridge.pipeline import Settings
 
 EXAMPLE = Path(__file__).with_name("bridge.example.yaml")
 INTERRUPTED = 130
@@ -70,7 +69,7 @@ def run(config: Path | None, connection: str, slot: str, wait: bool, accept_gap:
 
     Without a configuration file, events go to stdout, one JSON object a line, and there is no HTTP listener.
     """
-    _run(config_of(config, connection, slot), config, wait=wait, accept_gap=accept_gap)
+    _run(config_of(config, connection, slot), chosen_file(config), wait=wait, accept_gap=accept_gap)
 
 
 @cli.command()
@@ -111,7 +110,7 @@ def config_check(config: Path | None) -> None:
     \b
     Example: walrus-bridge config check --config bridge.yaml
     """
-    _sink(_load(config), config)
+    sink_of(_load(config), config)
     click.echo(f"{config}: ok")
 
 
@@ -180,8 +179,11 @@ def explain(config: Path | None, connection: str, table: str, role: str | None) 
 
 cli.add_command(migrate)
 cli.add_command(slot)
+cli.add_command(replay)
+cli.add_command(lsn)
 cli.add_command(status)
 cli.add_command(trace)
+cli.add_command(dead_letter)
 cli.add_command(offsets)
 cli.add_command(tail)
 
@@ -226,49 +228,16 @@ def _run(config: Config, file: Path | None, *, wait: bool = False, accept_gap: b
     signal.signal(signal.SIGTERM, _stop)
     signal.signal(signal.SIGINT, _stop)
     log.configure(config.log.level, config.log.format)
-    settings = _settings(config, wait=wait, accept_gap=accept_gap)
-    sink = _sink(config, file)
+    settings = settings_of(config, wait=wait, accept_gap=accept_gap)
+    if file is not None:  # without one, as the original worker's line, a second slot is nobody's wish
+        settings = msgspec.structs.replace(settings, window=window_of(config))
+    sink = sink_of(config, file)
     health = Health(config.source.slot, config.sink.kind)
     if config.http.listen is not None:
         from bridge.listener import Listener
 
         Listener(config.http.listen, health)
     pipeline.run(settings, sink, health, prepare=lambda: migrations.ensure(config.source.connection, config.migrations))
-
-
-def _sink(config: Config, file: Path | None) -> Sink:
-    """The sink, which knows what its settings may be. Connects to nothing yet."""
-    try:
-        return make_sink(config)
-    except ConfigError as error:
-        raise ConfigError(f"{file}: {error}") from error
-
-
-def _settings(config: Config, *, wait: bool, accept_gap: bool) -> "Settings":
-    """The config's values, plain, for the pipeline."""
-    from bridge.pace import parse_table
-    from bridge.pipeline import Settings
-
-    source = config.source
-    return Settings(
-        connection=source.connection,
-        slot=source.slot,
-        plugin=source.plugin,
-        publication=source.publication,
-        include=source.tables.include,
-        exclude=source.tables.exclude,
-        heartbeat_seconds=source.heartbeat,
-        judge=config.rls.judge,
-        judging_connection=config.rls.connection,
-        max_record_bytes=config.events.max_record_bytes,
-        in_flight_bytes=config.limits.in_flight,
-        events_per_second=config.limits.events_per_second,
-        events_per_table={parse_table(table): rate for table, rate in config.limits.per_table.items()},
-        on_failure=config.on_failure,
-        leave=config.events.leave,
-        wait=wait,
-        accept_gap=accept_gap,
-    )
 
 
 class _Stopped(BaseException):

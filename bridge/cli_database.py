@@ -7,7 +7,8 @@ import click
 
 from bridge import migrations
 from bridge.cli_target import config_of, target
-from bridge.slot import create_slot, drop_slot, show_slot
+from bridge.slot import create_slot, drop_slot, second_slot, show_slot
+from bridge.window_facts import drop_second
 
 
 @click.group()
@@ -90,11 +91,15 @@ def slot_create(config: Path | None, connection: str, slot: str) -> None:
 @target(slot=True)
 @click.option("--yes", is_flag=True, help="Do not ask.")
 def slot_drop(config: Path | None, connection: str, slot: str, yes: bool) -> None:
-    """Drop the slot, and with it the position: what has not been delivered is lost to the bridge."""
+    """Drop the slot, and with it the position: what has not been delivered is lost to the bridge.
+
+    The second slot, which source.replay_window keeps, goes too.
+    """
     source = config_of(config, connection, slot).source
     _confirm(f"Drop slot {source.slot} and lose its position?", yes)
     drop_slot(source.connection, source.slot)
-    click.echo(f"dropped slot {source.slot}")
+    second = drop_second(source.connection, source.slot)
+    click.echo(f"dropped slot {source.slot}{f' and {second_slot(source.slot)}' if second else ''}")
 
 
 @slot.command("show")

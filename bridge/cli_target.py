@@ -60,20 +60,24 @@ def config_of(config: Path | None, connection: str, slot: str = DEFAULT_SLOT) ->
     A configuration file and --connection or --slot exclude one another; where one of them comes from the environment
     and the other does not, the command line wins. Raises UsageError or ConfigError.
     """
+    file = chosen_file(config)
+    return config_file.load(file, environ) if file is not None else _from_options(connection, slot)
+
+
+def chosen_file(config: Path | None) -> Path | None:
+    """The configuration file, where that is what the options mean. Raises UsageError."""
     origins = {name: _origin(name) for name in ("config", "connection", "slot")}
     strongest = max(origins.values())
     chosen = [name for name, origin in origins.items() if origin == strongest]
-    if strongest == _DEFAULT:
-        config = None
-    elif "config" in chosen and len(chosen) > 1:
+    if strongest == _DEFAULT or "config" not in chosen:
+        return None
+    if len(chosen) > 1:
         names = " and ".join(f"--{name}" for name in chosen if name != "config")
         raise click.UsageError(
             f"--config and {names} exclude one another (their environment variables too): the file has"
             f" source.connection and source.slot. Give one or the other."
         )
-    elif "config" not in chosen:
-        config = None
-    return config_file.load(config, environ) if config is not None else _from_options(connection, slot)
+    return config
 
 
 def _from_options(connection: str, slot: str) -> Config:

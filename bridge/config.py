@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
-from bridge.units import Address, Duration, Size
+from bridge.units import Address, Duration, Size, Window
 
 DEFAULT_CONNECTION = "postgresql://postgres@localhost:5432/postgres"
 DEFAULT_SLOT = "realtime"
@@ -62,8 +62,18 @@ class Source(Section, frozen=True):
         _about("How often a message goes through the WAL, so that an idle database does not hold WAL back."),
     ] = msgspec.field(default_factory=partial(Duration, 60))
     replay_window: Annotated[
-        str | int | None,
-        _about("How much WAL to keep for replay, as a duration or a size. Not available in this version: null."),
+        Window | None,
+        _about(
+            "How much of the past to keep for `replay`: a duration such as 24h, or the size of its WAL such as 20GiB. "
+            "null: nothing but what is not delivered yet."
+        ),
+    ] = None
+    replay_limit: Annotated[
+        Size | None,
+        _about(
+            "The most WAL that the window may hold: beyond that it is dropped and begun anew. "
+            "null: twice replay_window and 1GiB more where that is a size, else 20GiB."
+        ),
     ] = None
 
 

@@ -13,13 +13,14 @@ import msgspec
 import yaml
 
 from bridge import yaml_source
-from bridge.config import Config, Limits, Section
+from bridge.config import Config, Limits, Section, Source
 from bridge.errors import ConfigError
 from bridge.naming import check_template
 from bridge.pace import parse_table
 from bridge.patterns import parse_pattern
+from bridge.slot import second_slot
 from bridge.sql import connection_fault
-from bridge.units import Address, Duration, Size
+from bridge.units import Address, Duration, Size, Window
 from bridge.yaml_source import Document
 
 HIDDEN: Final = "********"
@@ -29,7 +30,8 @@ _SLOT = re.compile(r"[a-z0-9_]{1,63}")
 _AT = re.compile(r"(.*) - at `\$(.*)`", re.DOTALL)
 _UNKNOWN = re.compile(r"Object contains unknown field `(.*)`", re.DOTALL)
 _MISSING = re.compile(r"Object missing required field `(.*)`")
-_UNAVAILABLE: Final = "not available in this version"
+_LONGEST_DOUBLED: Final = 63 - len(second_slot(""))
+"""Of the name of a slot that has a second one beside it."""
 _IN_DESTINATIONS: Final = ("prefix", "schema", "table")
 _KINDS: Final = {
     "int": "a whole number",
@@ -74,7 +76,7 @@ def _convert(raw: Any) -> Config:
 
 
 def _decode(kind: type, value: object) -> object:
-    if kind is Duration or kind is Size or kind is Address:
+    if kind is Duration or kind is Size or kind is Window or kind is Address:
         parsed: object = kind.parse(value)
         return parsed
     raise NotImplementedError(kind)
@@ -206,13 +208,25 @@ def _source_faults(config: Config) -> Iterable[tuple[str, str]]:
         yield "source.publication", "wal2json has no publication. What to do: leave it out, or set plugin: pgoutput"
     if source.heartbeat < 1:
         yield "source.heartbeat", "must be at least 1s"
-    if source.replay_window is not None:
-        yield "source.replay_window", f"{_UNAVAILABLE}; use null"
+    yield from _replay_faults(source)
     if not source.tables.include:
         yield "source.tables.include", 'an empty list streams nothing. What to do: list tables, or "*.*" for all'
     for name, patterns in (("include", source.tables.include), ("exclude", source.tables.exclude)):
         for index, pattern in enumerate(patterns):
             yield from _pattern_faults(f"source.tables.{name}[{index}]", pattern)
+
+
+def _replay_faults(source: Source) -> Iterable[tuple[str, str]]:
+    window, limit = source.replay_window, source.replay_limit
+    if window is not None and len(source.slot) > _LONGEST_DOUBLED:
+        yield (
+            "source.replay_window",
+            f"{second_slot(source.slot)} is too long for a slot. What to do: let source.slot have {_LONGEST_DOUBLED} characters",
+        )
+    if limit is not None and window is None:
+        yield "source.replay_limit", "has no meaning without source.replay_window"
+    elif limit is not None and limit < max(1, window.bytes or 0 if window else 0):
+        yield "source.replay_limit", "must be more than source.replay_window, which could never be kept"
 
 
 def _connection_faults(path: str, connection: str) -> Iterable[tuple[str, str]]:
@@ -276,6 +290,8 @@ def _schema_of(kind: type) -> dict[str, Any]:
         return {"type": ["string", "number"], "examples": ["500ms", "60s", "24h"]}
     if kind is Size:
         return {"type": ["string", "integer"], "examples": ["64MiB", "1GiB"]}
+    if kind is Window:
+        return {"type": "string", "examples": ["24h", "20GiB"]}
     if kind is Address:
         return {"type": "string", "examples": ["127.0.0.1:9187"]}
     raise NotImplementedError(kind)

@@ -40,6 +40,10 @@ class Exit(IntEnum):
     """Changes may be missing between what was delivered and what the slot still holds."""
     NOT_KEPT = 14
     """What was to be replayed, or an LSN asked for, is older than what a slot keeps."""
+    INCOMPLETE = 15
+    """`walrus-bridge replay` was stopped before its end. The message has the command that goes on."""
+    LETTERS_LEFT = 16
+    """A dead letter could not be done with, or one that was named is not there."""
 
 
 class BridgeError(Exception):
@@ -88,6 +92,10 @@ class NotKept(BridgeError):
     exit = Exit.NOT_KEPT
 
 
+class Incomplete(BridgeError):
+    exit = Exit.INCOMPLETE
+
+
 class SinkUnreachable(Transient):
     exit = Exit.SINK_UNREACHABLE
 
@@ -120,6 +128,10 @@ class PoisonError(BridgeError):
 
 class CheckFailed(BridgeError):
     exit = Exit.CHECK_FAILED
+
+
+class LettersLeft(BridgeError):
+    exit = Exit.LETTERS_LEFT
 
 
 class DecodeError(BridgeError):

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Sequence
 
 import msgspec
@@ -12,6 +13,8 @@ SMALL_VALUE_BYTES = 64
 """In an event that says 413, values of more JSON bytes than this are left out."""
 
 _ORDER_LENGTH = 16 + 1 + 16 + 1 + 8
+
+_ID = re.compile(r"[0-9]+-[0-9]+/([0-9A-F]{16})/([0-9A-F]{16})/[0-9A-F]{8}/.")
 
 _CHANGE_ID_STEPS = 5
 """Steps of an id that all events of a change share: up to the table's name."""
@@ -62,6 +65,16 @@ class Event(msgspec.Struct, gc=False):
         return len(self.value) + len(self.key or b"")
 
 
+def lsns_of(event_id: str) -> tuple[int, int]:
+    """The commit LSN and the change's own in an event's or dead letter's id. ValueError for what is no id."""
+    match = _ID.match(event_id)
+    if match is None:
+        raise ValueError(
+            f"{event_id!r} is no event's id: system identifier-timeline/commit LSN/LSN/seq/schema.table/role"
+        )
+    return int(match[1], 16), int(match[2], 16)
+
+
 class Values(msgspec.Struct, frozen=True):
     """The JSON of a judged change's values, made once for all its audiences."""
 
@@ -95,8 +108,23 @@ class _WithWal(msgspec.Struct):
     wal: msgspec.Raw
 
 
+Fields = dict[str, msgspec.Raw]
+"""A JSON object's, as they are written: no digit is lost."""
+
+
+class _Letter(msgspec.Struct):
+    dead_letter: Fields
+
+
+_LISTS = ("undecided", "undelivered")
+_LARGE_LIST = 4
+"""A list of at least one such part of a letter may be what makes it too large."""
+_ROWS = ("record", "old_record")
+
+
 _decode_value = msgspec.json.Decoder(_Value).decode
 _decode_wal = msgspec.json.Decoder(_WithWal).decode
+_decode_letter = msgspec.json.Decoder(_Letter).decode
 
 
 def shrunk(event: Event) -> Event | None:
@@ -117,13 +145,12 @@ def shrunk(event: Event) -> Event | None:
 
 
 def rejected_letter(event: Event, reason: str) -> Event:
-    """The dead letter of an event that the sink can never take. Its id has no role, as all dead letters' have none;
-    a value too large to be delivered is itself left out. Others may have got their parts of the event: then it lists
-    who did not, and its id ends as the part's."""
+    """The dead letter of an event that the sink can never take. Its id has no role, as all dead letters' have none, but
+    ends in a hash of the event's id and its subscriptions: several events of one change may be refused, and each keeps
+    its letter. A value too large to be delivered is itself left out. Where others may have got their parts of the
+    event, it lists who did not."""
     found = dict(event.headers)
-    letter_id = "/".join(event.id.split("/")[:_CHANGE_ID_STEPS])
-    if "part" in found:
-        letter_id += event.id[event.id.rindex("/") :]
+    letter_id = _part_of(event.id, event.subscription_ids)
     body: dict[str, object] = {
         "reason": reason,
         "id": letter_id,
@@ -142,45 +169,69 @@ def rejected_letter(event: Event, reason: str) -> Event:
     else:
         body["change"] = {"type": event.kind, "commit_timestamp": found["commit_timestamp"]}
         body["truncated"] = True
-    return msgspec.structs.replace(
+    letter = msgspec.structs.replace(
         event,
-        id=letter_id,
-        key=letter_id.encode(),
         value=msgspec.json.encode({"dead_letter": body}),
-        headers=[("id", letter_id), *(each for each in event.headers if each[0] not in {"id", "role", "part"})],
+        headers=[each for each in event.headers if each[0] not in {"role", "part"}],
         subscription_ids=(),
         dead_letter=True,
     )
+    return _with_id(letter, letter_id)
 
 
 def smaller_letters(event: Event) -> list[Event]:
-    """What takes the place of a dead letter that the sink finds too large: the same without its long values, then
-    without values, then two of one half each of the undecided or undelivered subscriptions. None: no smaller one would
-    help."""
-    body = json.loads(event.value)["dead_letter"]
-    change = body["change"]
-    rows = [change[name] for name in ("record", "old_record") if name in change]
-    if any(len(json_text(value)) > SMALL_VALUE_BYTES for row in rows for value in row.values()):
-        small = {
-            name: {column: value for column, value in row.items() if len(json_text(value)) <= SMALL_VALUE_BYTES}
-            if name in {"record", "old_record"}
-            else row
-            for name, row in change.items()
-        }
-        return [_letter_with(event, body, change=small)]
-    if rows or "columns" in change:
-        bare = {name: change[name] for name in ("type", "commit_timestamp") if name in change}
-        return [_letter_with(event, body, change=bare)]
-    name = max(("undecided", "undelivered"), key=lambda each: len(body.get(each, ())))
-    listed = body[name]
-    half = len(listed) // 2
-    return [_letter_with(event, body, **{name: part}) for part in (listed[:half], listed[half:])] if half else []
+    """What takes the place of a dead letter that the sink finds too large, empty where no smaller one would help: two of
+    one half each of the subscriptions that it lists, if those may make it so; else the same without its long values, then
+    without values, then halves."""
+    body = _decode_letter(event.value).dead_letter
+    if _LARGE_LIST * max(len(bytes(body.get(name, b""))) for name in _LISTS) > len(event.value) and (
+        halves := _halves(event, body)
+    ):
+        return halves
+    change = msgspec.json.decode(body["change"], type=Fields)
+    rows = {name: msgspec.json.decode(change[name], type=Fields) for name in _ROWS if name in change}
+    if any(len(bytes(value)) > SMALL_VALUE_BYTES for row in rows.values() for value in row.values()):
+        for name, row in rows.items():
+            small = {column: value for column, value in row.items() if len(bytes(value)) <= SMALL_VALUE_BYTES}
+            change[name] = _raw(small)
+        return [_truncated(event, body, change)]
+    bare: Fields = {name: change[name] for name in ("type", "commit_timestamp") if name in change}
+    return [_truncated(event, body, bare)] if bare.keys() != change.keys() else _halves(event, body)
 
 
-def _letter_with(event: Event, body: dict[str, object], **changed: object) -> Event:
-    parts = {**body, **changed, "truncated": True}
-    value = json.dumps({"dead_letter": parts}, ensure_ascii=False, separators=(",", ":")).encode()
-    return msgspec.structs.replace(event, value=value)
+def _truncated(event: Event, body: Fields, change: Fields) -> Event:
+    return with_body(event, body | {"change": _raw(change), "truncated": _raw(True)})
+
+
+def _halves(event: Event, body: Fields) -> list[Event]:
+    """Each under an id of its own, so that a compacted topic keeps both."""
+    name = max(_LISTS, key=lambda each: len(bytes(body.get(each, b""))))
+    listed = msgspec.json.decode(body.get(name, b"[]"), type=list[msgspec.Raw])
+    at = len(listed) // 2
+    made = []
+    for part in (listed[:at], listed[at:]) if at else ():
+        half_id = _part_of(event.id, [bytes(each).decode() for each in part])
+        made.append(_with_id(with_body(event, body | {name: _raw(part), "id": _raw(half_id)}), half_id))
+    return made
+
+
+def _part_of(event_id: str, listed: Iterable[str]) -> str:
+    """The id of a dead letter for a part of those concerned."""
+    change_id = "/".join(event_id.split("/")[:_CHANGE_ID_STEPS])
+    return f"{change_id}/part-{short_hash([event_id, *listed])}"
+
+
+def _with_id(letter: Event, letter_id: str) -> Event:
+    headers = [(name, letter_id if name == "id" else value) for name, value in letter.headers]
+    return msgspec.structs.replace(letter, id=letter_id, key=letter_id.encode(), headers=headers)
+
+
+def with_body(letter: Event, body: Fields) -> Event:
+    return msgspec.structs.replace(letter, value=msgspec.json.encode({"dead_letter": body}))
+
+
+def _raw(value: object) -> msgspec.Raw:
+    return msgspec.Raw(msgspec.json.encode(value))
 
 
 def short_hash(parts: Iterable[str]) -> str:

@@ -8,6 +8,7 @@ from bridge.acknowledging import Acknowledging
 from bridge.checkpoint import InFlight
 from bridge.lag import Lag, Look, Retained
 from bridge.tally import Tally
+from bridge.window_facts import Facts
 
 STUCK_SECONDS: Final = 30.0
 RATE_SECONDS: Final = 60.0
@@ -55,12 +56,16 @@ class Health:
         """time.monotonic() of when the confirmed position last moved, or nothing was left to confirm."""
         self.held_back_seconds = 0.0
         """How long `limits.events_per_second` and `per_table` have held the stream back, since the start."""
+        self.replay: Facts | None = None
+        """What the replay window is and costs; None: there is none, or it is not known."""
+        self.replay_restarts = 0
+        """How often it had to be dropped and begun anew."""
         self.tally = Tally()
         self.lag = Lag()
-        self.slots: list[Retained] = []
-        """Those of the bridge's slots that there are, as last looked at: the one that it streams from, and the replay window's."""
-        self.slots_at: float | None = None
-        """time.monotonic() of then."""
+        self.retained: Retained | None = None
+        """By the slot that the bridge streams from."""
+        self.retained_at: float | None = None
+        """time.monotonic() of when that was asked for."""
         self.acknowledging = Acknowledging()
         self.acknowledged_at: float | None = None
         """time.monotonic() of when the sink was last seen to have acknowledged an event; within a second."""
@@ -89,8 +94,8 @@ class Health:
     def looked(self, look: Look, now: float) -> None:
         """What the server said of its WAL."""
         self.lag.looked(look.wal_end, look.server_seconds, now)
-        if look.slots is not None:
-            self.slots, self.slots_at = look.slots, now
+        if look.retained is not None:
+            self.retained, self.retained_at = look.retained, now
 
     def restarted(self) -> None:
         """The stream begins anew."""

@@ -46,6 +46,8 @@ Step = Candidate | Lost | Commit
 Decided = tuple[Judged | None, Values | Unfit | None]
 """None: the table is gone."""
 
+TABLE_LOST: Final = "the table was dropped or renamed, or another one has taken its name"
+
 LARGEST_PORTION: Final = 4000
 MANY_MEMBERS: Final = 500_000
 """Subscribers of all changes that are judged at once, those of the same audience counted once."""
@@ -66,7 +68,9 @@ class Judging:
         stop_on_failure: bool,
         leave: bool,
         wait: Callable[[float], None],
+        follow: bool = True,
     ) -> None:
+        """`follow`: what the stream does to realtime.subscription takes effect; in a replay that is long past."""
         self._connections = connections
         self._catalog = catalog
         self._audiences = audiences
@@ -78,6 +82,7 @@ class Judging:
         self._stop_on_failure = stop_on_failure
         self._leave = leave
         self._wait = wait
+        self._follow = follow
         self._portion = 256
         """How many messages are judged at once."""
         self._pending: list[Update] = []
@@ -142,8 +147,37 @@ class Judging:
             elif isinstance(step, Candidate):
                 yield from self._write(step, *decided.pop())  # and forget it, for audiences are large
             else:
-                reason = "the table was dropped or renamed, or another one has taken its name"
-                yield self._letter(step.change, reason, step.change.schema, step.change.table)
+                yield self._letter(step.change, TABLE_LOST, step.change.schema, step.change.table)
+
+    def judge_again(self, changes: Sequence[tuple[Change, Name, bool]]) -> list[list[Decided]]:
+        """Changes that were judged before, each as one of the table of that name, and with the flag of the partitioned
+        tables above it as well: who of the subscriptions that are loaded gets it now. Empty: there is no such table.
+
+        Raises SourceUnreachable, SourceRefused.
+        """
+        names = [name for _, name, _ in changes]
+
+        def begin() -> None:
+            # Their transactions ended long ago, and an old xid may be taken for one to come (snapshot.py).
+            self._begin((), names)
+
+        try:
+            begin()
+            lookups = self._asked(begin, lambda: self._catalog.look_up(names))
+            tables = [
+                (lookup.oid, *(lookup.ancestors if above else ())) if lookup else ()
+                for (_, _, above), lookup in zip(changes, lookups, strict=True)
+            ]
+            candidates = [
+                Candidate(change, self._route(oid, change.kind))
+                for (change, _, _), oids in zip(changes, tables, strict=True)
+                for oid in oids
+            ]
+            decided = iter(self._asked(begin, lambda: self._decide(candidates)) if candidates else [])
+            self._catalog.end()
+            return [[next(decided) for _ in oids] for oids in tables]
+        except psycopg.Error as error:
+            raise translate(error, "judging changes") from error
 
     # -- asking PostgreSQL -----------------------------------------------------------------------------------------
 
@@ -181,7 +215,7 @@ class Judging:
     ) -> tuple[dict[Name, Lookup | None], list[Update | None]]:
         """What the names in the batch stand for now, and what its changes to realtime.subscription say."""
         found = dict(zip(names, self._catalog.look_up(names), strict=True))
-        own = [change for change in changes if is_subscription_change(change)]
+        own = [change for change in changes if is_subscription_change(change)] if self._follow else []
         return found, self._subscriptions.read(self._connections[0], own, self._codec) if own else []
 
     # -- matching --------------------------------------------------------------------------------------------------
@@ -226,12 +260,16 @@ class Judging:
             return None if self._subscriptions.knew(change.schema, change.table, change.kind) else []
         routes = []
         for oid in (lookup.oid, *lookup.ancestors):
-            groups = self._subscriptions.groups(oid, change.kind)
-            leaving = self._subscriptions.groups(oid, DELETE) if self._leave and change.kind == UPDATE else ()
-            if groups or leaving:
+            route = self._route(oid, change.kind)
+            if route.groups or route.leaving:
                 self._subscriptions.learn_name(change.schema, change.table, oid)
-                routes.append(Route(oid, change.kind, groups, self._subscriptions.version, leaving))
+                routes.append(route)
         return routes
+
+    def _route(self, oid: int, kind: Kind) -> Route:
+        subscriptions = self._subscriptions
+        leaving = subscriptions.groups(oid, DELETE) if self._leave and kind == UPDATE else ()
+        return Route(oid, kind, subscriptions.groups(oid, kind), subscriptions.version, leaving)
 
     # -- deciding --------------------------------------------------------------------------------------------------
 
@@ -243,11 +281,10 @@ class Judging:
     def _write(self, candidate: Candidate, judged: Judged | None, values: Values | Unfit | None) -> list[Event]:
         change = candidate.change
         if judged is None or values is None:
-            return [self._letter(change, "the table is gone", change.schema, change.table)]
+            return [self._letter(change, misfit(None), change.schema, change.table)]
         table = judged.table
         if isinstance(values, Unfit):
-            reason = f"the change does not fit the table: {values.reason}"
-            return [self._letter(change, reason, table.schema, table.name)]
+            return [self._letter(change, misfit(values), table.schema, table.name)]
         events = self._writer.write(judged, values)
         if judged.undecided:
             reason = judged.undecided[0].reason
@@ -265,3 +302,8 @@ class Judging:
             )
         log.warning("change quarantined", id=letter.id, undecided=len(tuple(undecided)))
         return letter
+
+
+def misfit(values: Unfit | None) -> str:
+    """Why a change that was decided so has no events at all."""
+    return "the table is gone" if values is None else f"the change does not fit the table: {values.reason}"

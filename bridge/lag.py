@@ -24,11 +24,10 @@ _MANY: Final = 512
 
 
 class Retained(msgspec.Struct, frozen=True):
-    """WAL that a slot makes the server keep, in bytes."""
+    """WAL that the slot makes the server keep, in bytes."""
 
-    slot: str
     retained_bytes: int | None
-    """None: the slot has no position, or has lost it."""
+    """None: it has lost its position."""
     safe_bytes: int | None
     """How much may still be written before the slot is in danger; None: there is no limit."""
 
@@ -39,8 +38,8 @@ class Look(msgspec.Struct, frozen=True):
     wal_end: int
     server_seconds: float
     """Its clock, in seconds since 1970."""
-    slots: list[Retained] | None = None
-    """Of the bridge's slots; None: not asked."""
+    retained: Retained | None = None
+    """None: not asked."""
 
 
 class Lag:

@@ -38,12 +38,14 @@ class Way(msgspec.Struct, frozen=True):
 
 
 class SlotWal(msgspec.Struct, frozen=True):
-    """WAL that one of the bridge's slots makes the server keep, as looked at every 15 seconds while it streams."""
+    """WAL that one of the bridge's slots makes the server keep, as last looked at."""
 
     slot: str
+    use: str
+    """stream or replay."""
     retained_bytes: int | None
     safe_bytes: int | None
-    """What may still be written before the slot is in danger; null: no limit."""
+    """What may still be written before the slot is in danger; null: no limit, or not known."""
 
 
 class Live(msgspec.Struct, frozen=True):
@@ -115,8 +117,18 @@ def live(health: Health) -> Live:
         ],
         sent_bytes=health.in_flight.sent_bytes,
         acknowledgement_wait_seconds=round(health.acknowledging.waiting_seconds(now), 3),
-        slots=[SlotWal(each.slot, each.retained_bytes, each.safe_bytes) for each in health.slots],
+        slots=_slots(health),
     )
+
+
+def _slots(health: Health) -> list[SlotWal]:
+    retained, window = health.retained, health.replay
+    slots = []
+    if retained is not None:
+        slots.append(SlotWal(health.slot, "stream", retained.retained_bytes, retained.safe_bytes))
+    if window is not None:
+        slots.append(SlotWal(window.slot, "replay", window.retained_bytes, None))
+    return slots
 
 
 def _rounded(seconds: float | None) -> float | None:

@@ -69,7 +69,8 @@ class _Numbers(Collector):
             text = "Since the confirmed position last moved, or nothing was left to confirm."
             yield _gauge("progress_age_seconds", text, max(0.0, now - health.progress_at))
         yield from self._acknowledging(now)
-        yield from self._slots()
+        yield from self._slot()
+        yield from _replay(health)
         text = "How long limits on the rate have held the stream back."
         yield _counter("held_back_seconds", text, health.held_back_seconds)
         text = (
@@ -109,17 +110,33 @@ class _Numbers(Collector):
             text = "Since the sink was last seen to acknowledge an event."
             yield _gauge("acknowledgement_age_seconds", text, max(0.0, now - self._health.acknowledged_at))
 
-    def _slots(self) -> Iterator[Metric]:
-        slots = [
-            ((each.slot, "stream" if each.slot == self._health.slot else "replay"), each) for each in self._health.slots
-        ]
-        labels = ("slot", "use")
-        text = "WAL that a slot makes the server keep, as last looked at."
-        held = [(of, each.retained_bytes) for of, each in slots if each.retained_bytes is not None]
-        yield _labelled(GaugeMetricFamily, "slot_retained_bytes", text, labels, held)
-        text = "WAL that may still be written before the slot is in danger; only where there is a limit."
-        safe = [(of, each.safe_bytes) for of, each in slots if each.safe_bytes is not None]
-        yield _labelled(GaugeMetricFamily, "slot_safe_bytes", text, labels, safe)
+    def _slot(self) -> Iterator[Metric]:
+        retained = self._health.retained
+        if retained is not None and retained.retained_bytes is not None:
+            text = "WAL that the slot makes the server keep, as last looked at."
+            yield _gauge("slot_retained_bytes", text, retained.retained_bytes)
+        if retained is not None and retained.safe_bytes is not None:
+            text = "WAL that may still be written before the slot is in danger; only where there is a limit."
+            yield _gauge("slot_safe_bytes", text, retained.safe_bytes)
+
+
+def _replay(health: Health) -> Iterator[Metric]:
+    text = "Replay windows that were dropped and begun anew."
+    yield _counter("replay_restarts", text, health.replay_restarts)
+    window = health.replay
+    if window is None:
+        return
+    yield _gauge(
+        "replay_retained_bytes", "WAL that the server keeps for the replay window.", window.retained_bytes or 0
+    )
+    text = "Transactions since the oldest whose dead catalog rows the server keeps for the replay window."
+    yield _gauge("replay_catalog_xmin_age", text, window.catalog_xmin_age or 0)
+    yield _gauge(
+        "replay_oldest_lsn", "The LSN from which on everything can be replayed, in bytes.", window.oldest_lsn or 0
+    )
+    if window.oldest_at is not None:
+        text = "What was committed since this time, in seconds since 1970, can be replayed."
+        yield _gauge("replay_oldest_timestamp_seconds", text, window.oldest_at.timestamp())
 
 
 def _gauge(name: str, text: str, value: float) -> Metric:

@@ -20,19 +20,12 @@ from bridge.lsn import format_lsn, parse_lsn
 from bridge.patterns import streams
 from bridge.replication import ReplicationStream
 from bridge.session import SourceSettings, make_decoder, start_options
-from bridge.slot import Slot, find
+from bridge.slot import Slot, find, second_slot
 from bridge.sql import Connection, connect, describe, translate
 
 RUNBOOK: Final = "docs/runbooks/replay.md"
-SECOND: Final = "_replay"
-"""What the name of the lagging slot ends with."""
 _MESSAGES, _BYTES = 4000, 4 << 20
 _STATUS_SECONDS: Final = 0.5
-
-
-def second_slot(slot: str) -> str:
-    """The lagging slot beside `slot`."""
-    return f"{slot}{SECOND}"
 
 
 class Copy(msgspec.Struct, frozen=True):
@@ -55,6 +48,8 @@ class Stretch:
         """All of it has been seen."""
         self.transaction: Transaction | None = None
         """The one that is open, if it belongs to the stretch."""
+        self.position = first
+        """How far it has come: the newest commit LSN, or what the server has read."""
 
     def take(self, messages: Iterable[Message]) -> list[Message]:
         """The Begins, changes and Commits that belong to it."""
@@ -64,6 +59,7 @@ class Stretch:
                 break
             if isinstance(message, Begin):
                 lsn = message.transaction.commit_lsn
+                self.position = min(max(self.position, lsn), self.last)
                 self.is_done = lsn > self.last
                 self.transaction = message.transaction if self.first <= lsn <= self.last else None
                 if self.transaction is not None:
@@ -76,6 +72,7 @@ class Stretch:
 
     def reached(self, lsn: int) -> None:
         """The server says, outside of transactions, that it has read the WAL up to `lsn`."""
+        self.position = min(max(self.position, lsn), self.last)
         self.is_done = self.is_done or lsn > self.last
 
 
@@ -103,16 +100,18 @@ class Past:
         self._streams = streams(settings.include, settings.exclude)
         options = start_options(settings, connection, list(subscribed))
         end = wal_end(connection)
-        if last is not None and last > end:
-            raise SourceRefused(
-                f"{format_lsn(last)} has not been written yet: the server's WAL ends at {format_lsn(end)}. What to do: give"
-                " an earlier LSN, or none"
-            )
+        for lsn in (first, last):
+            if lsn is not None and lsn > end:
+                raise SourceRefused(
+                    f"{format_lsn(lsn)} has not been written yet: the server's WAL ends at {format_lsn(end)}. What to do: see"
+                    " whether it is of another server; give an earlier LSN"
+                )
         kept = kept_slots(connection, settings)
-        self.copy = copied(stream, kept, first)
-        if self.copy is None:
+        copy = copied(stream, kept, first)
+        if copy is None:
             assert first is not None
             raise not_kept(settings, f"what was committed at {format_lsn(first)}")
+        self.copy = copy
         start = max(self.copy.confirmed_lsn, first or 0)
         # What ends here has been written whole, and nothing that starts here.
         self.stretch = Stretch(start, end - 1 if last is None else min(last, end - 1))
@@ -143,7 +142,7 @@ class Past:
             yield from self.read()
             if self.stretch.is_done:
                 return
-            self._stream.send_status(self.stretch.first)
+            self._stream.send_status(self.stretch.first, ask=True)
             on_wait()
             poller.poll(_STATUS_SECONDS * 1000)
 
@@ -186,6 +185,8 @@ def _is_usable(slot: Slot, plugin: str) -> bool:
 def copied(stream: ReplicationStream, kept: Sequence[Slot], first: int | None) -> Copy | None:
     """A copy of the slot that reaches back just far enough; None: none of them does. `first` None: of the oldest."""
     for slot in kept if first is not None else kept[-1:]:
+        if first is not None and (slot.confirmed_lsn or 0) > first:
+            continue
         name = f"walrus_bridge_copy_{uuid.uuid4().hex[:16]}"
         # It may have moved since it was looked at: only the copy itself stands still.
         confirmed = stream.copy_slot(slot.name, name)

@@ -24,6 +24,7 @@ from bridge.event import Event
 from bridge.health import Health
 from bridge.lsn import Identity, format_lsn
 from bridge.pace import Pace
+from bridge.replay_window import ReplayWindow, WindowSettings
 from bridge.sending import DRAIN_SECONDS, Sender
 from bridge.session import Session, SourceSettings, same_server
 from bridge.sinks.base import Position, Sink
@@ -41,8 +42,8 @@ IN_FLIGHT_SECONDS = 0.002
 """The sink is polled so often while it has events: not all have a socket to wait on."""
 LOOK_SECONDS = 2.0
 """The end of the server's WAL is looked at so often."""
-SLOTS_SECONDS = 15.0
-"""And so often also at what the slots retain."""
+RETAINED_SECONDS = 15.0
+"""And so often also at what the slot retains."""
 PROGRESS_SECONDS = 60.0
 QUERY_PATIENCE_SECONDS = 2.0
 """After a signal: how long a query has to answer."""
@@ -59,6 +60,8 @@ class Settings(SourceSettings, frozen=True, kw_only=True):
     """Wait for a slot that another client holds, as a standby instance would."""
     accept_gap: bool = False
     """Go on where changes may be missing (guard.py)."""
+    window: WindowSettings | None = None
+    """The second slot to keep or to drop; None: whatever there is stays as it is."""
 
 
 def run(
@@ -86,6 +89,7 @@ class Pipeline:
         self._stop = stop
         self._prepare = prepare
         self._session: Session | None = None
+        self._window: ReplayWindow | None = None
         self._identity: Identity | None = None
         self._walsender: int | None = None
         """The pid of the last stream's, which may hold the slot until it notices that we have gone."""
@@ -253,8 +257,8 @@ class Pipeline:
             self._heartbeat_at = now
         if now - self._looked_at >= LOOK_SECONDS:
             self._looked_at = now
-            slots = self._health.slots_at is None or now - self._health.slots_at >= SLOTS_SECONDS
-            self._health.looked(session.look(slots=slots), now)
+            asked = self._health.retained_at
+            self._health.looked(session.look(slot=asked is None or now - asked >= RETAINED_SECONDS), now)
 
     # -- opening and closing ---------------------------------------------------------------------------------------
 
@@ -317,6 +321,8 @@ class Pipeline:
         self._heartbeat_at = time.monotonic()
         self._session = session
         self._health.streaming = True
+        if self._window is None and self._settings.window is not None:
+            self._window = ReplayWindow(self._settings.window, self._health)
         return session
 
     def _wait_for_slot(self, session: Session) -> Slot | None:
@@ -369,6 +375,8 @@ class Pipeline:
         if session is not None:
             session.close()
         self._sink.close()
+        if self._window is not None:
+            self._window.close()
 
     def _last_words(self, say: Callable[[], None]) -> None:
         """With PostgreSQL away the broker still gets what was read; it cannot be confirmed, so it comes again."""

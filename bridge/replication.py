@@ -158,13 +158,14 @@ class ReplicationStream:
                 batch.keepalive = end
                 batch.reply_wanted = batch.reply_wanted or bool(reply)
 
-    def send_status(self, confirmed: int) -> None:
+    def send_status(self, confirmed: int, *, ask: bool = False) -> None:
         """A standby status update: everything below `confirmed` is flushed. Never sends a lower one than before:
-        PostgreSQL 14 and 16 would move the slot back."""
+        PostgreSQL 14 and 16 would move the slot back. `ask`: have a keepalive in return, which says how far the server has
+        read."""
         self._sent = max(self._sent, confirmed)
         now = time.time_ns() // 1000 - _EPOCH_2000_MICROSECONDS
         try:
-            self._pgconn.put_copy_data(_STATUS.pack(b"r", self._sent, self._sent, self._sent, now, 0))
+            self._pgconn.put_copy_data(_STATUS.pack(b"r", self._sent, self._sent, self._sent, now, int(ask)))
             self._pgconn.flush()
         except psycopg.Error as error:
             raise SourceUnreachable(f"the replication stream broke: {error}") from error

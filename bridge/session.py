@@ -6,38 +6,29 @@ makes values); and the judging one, on a login of its own where the user gives o
 
 import contextlib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import msgspec
 import psycopg
 import structlog
 
-from bridge.audience import Audiences
 from bridge.catalog import SETTINGS as CATALOG_SETTINGS
-from bridge.catalog import Catalog
 from bridge.change import Change, Message
 from bridge.errors import GapError, SourceRefused
-from bridge.filtering import Filtering
-from bridge.filters import Comparer
 from bridge.guard import Guard
-from bridge.joined import JoinedJudge
-from bridge.judging import Judging
+from bridge.judgement import make_judging, same_database
 from bridge.lag import Look, Retained
 from bridge.lsn import Identity, format_lsn, parse_lsn
 from bridge.patterns import streams
 from bridge.pgoutput import PgOutputDecoder
 from bridge.pgoutput import start_options as pgoutput_options
-from bridge.policy_facts import PolicyFacts
 from bridge.publication import require as require_publication
 from bridge.replication import ReplicationStream
 from bridge.rls import SETTINGS as JUDGING_SETTINGS
-from bridge.rls import Judge, Outdated, take_snapshot
-from bridge.securing import Securing
 from bridge.slot import Slot, create, find, problem
 from bridge.sql import APPLICATION_NAME, Connection, connect, translate
 from bridge.subscriptions import Subscriptions
 from bridge.tally import Tally
-from bridge.valuemaker import ValueMaker
 from bridge.values import PGOUTPUT_CODEC, WAL2JSON_CODEC
 from bridge.wal2json import Wal2JsonDecoder, encoding_problem
 from bridge.wal2json import start_options as wal2json_options
@@ -48,9 +39,9 @@ log = structlog.get_logger()
 LOGGED_TABLES = 20
 """How many subscribed tables the log names at the start."""
 
-_RETAINED = """, (select coalesce(json_agg(json_build_object(
-  'slot', slot_name, 'retained_bytes', greatest(0, pg_wal_lsn_diff(pg_current_wal_lsn(), restart_lsn)::bigint),
-  'safe_bytes', safe_wal_size) order by slot_name), '[]') from pg_replication_slots where slot_name in (%s, %s))"""
+_LOOK = """select pg_current_wal_lsn()::text, extract(epoch from clock_timestamp())::float8"""
+_LOOK_AT_SLOT = f"""{_LOOK}, greatest(0, pg_wal_lsn_diff(pg_current_wal_lsn(), restart_lsn)::bigint), safe_wal_size
+from pg_replication_slots where slot_name = %s"""
 
 
 Decoder = Wal2JsonDecoder | PgOutputDecoder
@@ -76,9 +67,15 @@ class Session:
     """Open it, load the subscriptions, `start` it; then `stream`, `decode` and `judging` are the loop's."""
 
     def __init__(
-        self, settings: SourceSettings, tally: Tally, on_wait: Callable[[], None], wait: Callable[[float], None]
+        self,
+        settings: SourceSettings,
+        tally: Tally,
+        on_wait: Callable[[], None],
+        wait: Callable[[float], None],
+        *,
+        follow: bool = True,
     ) -> None:
-        """Raises SourceUnreachable, SourceRefused."""
+        """`follow`: changes to realtime.subscription in the stream take effect. Raises SourceUnreachable, SourceRefused."""
         self._settings = settings
         self._stack = contextlib.ExitStack()
         with contextlib.ExitStack() as opening:
@@ -93,31 +90,21 @@ class Session:
         self.guard: Guard
         self.subscriptions = Subscriptions()
         lossy = settings.plugin == "wal2json"
-        codec = WAL2JSON_CODEC if lossy else PGOUTPUT_CODEC
-        catalog = Catalog(self.connection)
-        self.writer = EventWriter(self.identity)
-        self.judging = Judging(
-            (self.connection, self._judging_connection),
-            catalog,
-            Audiences(
-                catalog,
-                Filtering(Comparer(self.connection), codec),
-                Securing(
-                    Judge(self._judging_connection, catalog, tally),
-                    JoinedJudge(self._judging_connection, catalog, PolicyFacts(catalog), tally),
-                    codec,
-                    current=settings.judge == "current",
-                    lossy=lossy,
-                ),
-            ),
-            ValueMaker(self.connection, codec, settings.max_record_bytes),
+        self.writer = EventWriter(self.identity, self.connection.info.dbname)
+        self.judging = make_judging(
+            self.connection,
+            self._judging_connection,
             self.subscriptions,
-            codec,
+            WAL2JSON_CODEC if lossy else PGOUTPUT_CODEC,
             self.writer,
             tally,
+            wait,
+            judge=settings.judge,
+            lossy=lossy,
+            max_record_bytes=settings.max_record_bytes,
             stop_on_failure=settings.on_failure == "stop",
             leave=settings.leave,
-            wait=wait,
+            follow=follow,
         )
         self._streams = streams(settings.include, settings.exclude)
         self._decoder = make_decoder(settings)
@@ -134,7 +121,7 @@ class Session:
         encoding = self.connection.info.parameter_status("server_encoding") or "UTF8"
         if self._settings.plugin == "wal2json" and (found := encoding_problem(encoding)):
             raise found
-        self._same_database()
+        same_database(self.connection, self._judging_connection)
         in_recovery, wal_level, standbys = row
         if in_recovery:
             raise SourceRefused("the server is a standby in recovery. What to do: connect to the primary")
@@ -148,23 +135,6 @@ class Session:
                 f"synchronous_standby_names ({standbys}) matches this bridge, {APPLICATION_NAME}, so each commit would"
                 f" wait for the bridge, and the bridge for each commit. What to do: name the standbys there"
             )
-
-    def _same_database(self) -> None:
-        """Policies are judged in the snapshot that they were read in, which only another session of that database can take."""
-        try:
-            with self.connection.transaction():
-                self.connection.execute("set transaction isolation level repeatable read, read only")
-                row = self.connection.execute("select pg_export_snapshot()").fetchone()
-                assert row is not None
-                take_snapshot(self._judging_connection, row[0])
-                self._judging_connection.execute("rollback")
-        except Outdated as error:
-            raise SourceRefused(
-                f"rls.connection leads to another server or database than source.connection: {error.__cause__}. What to do:"
-                " give both the same database"
-            ) from error
-        except psycopg.Error as error:
-            raise translate(error, "comparing source.connection and rls.connection") from error
 
     def find_slot(self) -> Slot | None:
         """The slot, if there is one. Raises SlotError, SlotActive."""
@@ -201,10 +171,10 @@ class Session:
             f" a new slot and goes on from now"
         )
 
-    def load_subscriptions(self) -> list[tuple[str, str]]:
-        """Read them, and give the subscribed tables (schema, name)."""
+    def load_subscriptions(self, entities: Sequence[int] | None = None) -> list[tuple[str, str]]:
+        """Read them, or those of the tables `entities` (OIDs), and give the subscribed tables (schema, name)."""
         try:
-            self.subscriptions.load(self.connection)
+            self.subscriptions.load(self.connection, entities=entities)
         except psycopg.Error as error:
             raise translate(error, "reading realtime.subscription") from error
         return self.subscriptions.tables()
@@ -247,19 +217,19 @@ class Session:
         except psycopg.Error as error:
             raise translate(error, "sending the heartbeat") from error
 
-    def look(self, *, slots: bool) -> Look:
-        """The end of the server's WAL; with `slots` also what the bridge's own slots retain: in the same question, so that
-        the loop waits no longer for it."""
-        name = self._settings.slot
+    def look(self, *, slot: bool) -> Look:
+        """The end of the server's WAL, and its clock; with `slot` also what that retains: in the same question, so that the
+        loop waits no longer for it."""
         try:
-            row = self.connection.execute(
-                f"select pg_current_wal_lsn()::text, extract(epoch from clock_timestamp())::float8{_RETAINED if slots else ''}",
-                (name, f"{name}_replay") if slots else (),
-            ).fetchone()
+            if slot:
+                found = self.connection.execute(_LOOK_AT_SLOT, (self._settings.slot,)).fetchone()
+                if found is not None:
+                    return Look(parse_lsn(found[0]), found[1], Retained(found[2], found[3]))
+            row = self.connection.execute(_LOOK).fetchone()
         except psycopg.Error as error:
             raise translate(error, "asking for the end of the WAL") from error
         assert row is not None
-        return Look(parse_lsn(row[0]), row[1], msgspec.convert(row[2], list[Retained]) if slots else None)
+        return Look(parse_lsn(row[0]), row[1])
 
     def close(self) -> None:
         """End the stream so that the last status arrives, then the other connections."""

@@ -24,6 +24,11 @@ _LOSSES = {
 }
 
 
+def second_slot(name: str) -> str:
+    """The lagging slot beside the slot `name` (replay_window.py)."""
+    return f"{name}_replay"
+
+
 class Slot(msgspec.Struct, frozen=True):
     """A row of pg_replication_slots, and who streams from it."""
 

@@ -5,7 +5,7 @@ effect at their commit, so a subscription committed before a change sees it, and
 """
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -33,7 +33,7 @@ select s.id, s.subscription_id::text, s.entity::oid, {_ROLE.format(claims="s.cla
 from realtime.subscription s
 left join pg_class c on c.oid = s.entity
 left join pg_namespace ns on ns.oid = c.relnamespace
-where s.id = any (%(ids)s) or %(ids)s is null
+where (s.id = any (%(ids)s) or %(ids)s is null) and (s.entity::oid = any (%(entities)s) or %(entities)s is null)
 order by s.id
 """
 
@@ -111,11 +111,16 @@ class Subscriptions:
         """The subscribed tables' names (schema, table), as far as they are known."""
         return sorted(name for name, entities in self._names.items() if entities & self._pools.keys())
 
-    def load(self, connection: Connection) -> None:
-        """Read them all. Called before streaming starts."""
+    def load(
+        self, connection: Connection, only: Mapping[int, str] | None = None, entities: Sequence[int] | None = None
+    ) -> None:
+        """Read them all, or `only` those rows (id to subscription id) that are still there, or those of the tables
+        `entities` (OIDs). Called when no change is being judged."""
         self._clear()
-        for row in connection.execute(_LOAD, {"ids": None}).fetchall():
-            self._put(self._read_row(row))
+        asked = {"ids": None if only is None else list(only), "entities": entities}
+        for row in connection.execute(_LOAD, asked).fetchall():
+            if only is None or only.get(row[0]) == row[1]:
+                self._put(self._read_row(row))
 
     def learn_name(self, schema: str, table: str, entity: int) -> None:
         """Remember that the subscriptions of `entity` are to hear of changes to a table by this name."""
@@ -164,7 +169,10 @@ class Subscriptions:
         # Where the stream leaves a column out (an unchanged TOAST value, a table that lacks it), the row itself tells.
         partial = [int(each["id"] or 0) for each in texts if each is not None and each.keys() < set(_STREAMED)]
         if partial:
-            found = {row[0]: self._read_row(row) for row in connection.execute(_LOAD, {"ids": partial}).fetchall()}
+            found = {
+                row[0]: self._read_row(row)
+                for row in connection.execute(_LOAD, {"ids": partial, "entities": None}).fetchall()
+            }
             updates = [
                 found.get(int(each["id"] or 0)) if each is not None and each.keys() < set(_STREAMED) else update
                 for each, update in zip(texts, updates, strict=True)

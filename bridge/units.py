@@ -4,6 +4,7 @@ Each is a plain number or text for the code that uses it, so the unit is in the 
 """
 
 import re
+from datetime import datetime
 from typing import Final
 
 _NUMBER = re.compile(r"(\d+(?:\.\d+)?)\s*([A-Za-z]*)")
@@ -59,6 +60,30 @@ class Size(int):
         return f"{int(self)}"
 
 
+class Window(str):
+    """A stretch of the past: a duration, or the size of its WAL."""
+
+    @classmethod
+    def parse(cls, value: object) -> "Window":
+        """``24h``, ``7d``, ``20GiB``, …; the unit tells which. ValueError for all else."""
+        number, unit = _split(value, "a duration such as 24h, or a size such as 20GiB")
+        if unit not in _SECONDS and unit not in _BYTES:
+            raise ValueError("expected a duration such as 24h, or a size such as 20GiB, with its unit")
+        if not number:
+            raise ValueError("must be more than 0; null keeps nothing")
+        return cls(str(value).strip())
+
+    @property
+    def seconds(self) -> float | None:
+        number, unit = _split(self, "")
+        return number * _SECONDS[unit] if unit in _SECONDS else None
+
+    @property
+    def bytes(self) -> int | None:
+        number, unit = _split(self, "")
+        return round(number * _BYTES[unit]) if unit in _BYTES else None
+
+
 class Address(str):
     """host:port to listen on; ``[::1]:9187`` for IPv6, and ``:9187`` for every interface."""
 
@@ -77,6 +102,17 @@ class Address(str):
     @property
     def port(self) -> int:
         return int(self.rpartition(":")[2])
+
+
+def parse_moment(text: str) -> datetime:
+    """ISO 8601 with a zone, ``2026-11-23T03:00Z``. ValueError for all else."""
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError as error:
+        raise ValueError(f"{text!r} is no time: write it as 2026-11-23T03:00Z") from error
+    if moment.tzinfo is None:
+        raise ValueError(f"{text!r} has no zone, and the server's may not be yours: write 2026-11-23T03:00Z or +01:00")
+    return moment
 
 
 def _split(value: object, wanted: str) -> tuple[float, str]:

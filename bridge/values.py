@@ -35,6 +35,9 @@ _NUMBER = re.compile(rb"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?")
 class Codec(Protocol):
     """What a plugin's raw values mean."""
 
+    plugin: str
+    """Its name."""
+
     def json_converter(self, column: Column, type_oid: int) -> Converter | None:
         """How raw values of a column become JSON; None: they are JSON already. The converter gives None for a value
         that PostgreSQL must be asked for: always where the row's type is not the live column's any more."""
@@ -99,6 +102,8 @@ _BY_KIND: dict[JsonKind, Converter] = {
 class PgOutputCodec:
     """pgoutput gives the text of each type's output function."""
 
+    plugin = "pgoutput"
+
     def json_converter(self, column: Column, type_oid: int) -> Converter | None:
         if type_oid != column.type_oid:
             return _ask
@@ -113,6 +118,8 @@ class PgOutputCodec:
 class Wal2JsonCodec:
     """wal2json gives JSON: bare numbers and booleans for the plain numeric types, oid and bool, strings of the text
     for all others; bytea as hex without its prefix; NaN and infinities as null."""
+
+    plugin = "wal2json"
 
     def json_converter(self, column: Column, type_oid: int) -> Converter | None:
         if type_oid != column.type_oid:

@@ -123,8 +123,10 @@ class _Frame(msgspec.Struct, frozen=True):
 class EventWriter:
     """Writes events of one server's stream."""
 
-    def __init__(self, identity: Identity) -> None:
+    def __init__(self, identity: Identity, database: str = "") -> None:
+        """`database`: the name of the one that is streamed, for dead letters."""
         self._identity = identity
+        self._database = database
         self._moment: _Moment | None = None
         self._frame: _Frame | None = None
         self._views: dict[tuple[int, str, frozenset[str], tuple[str, ...] | None], _View] = {}
@@ -263,16 +265,29 @@ class EventWriter:
         table: str,
         undecided: Iterable[Undecided] = (),
     ) -> Event:
-        """A change that can never succeed, or the subscriptions for which it cannot: with all that is known."""
+        """A change that can never succeed, or the subscriptions for which it cannot: with all that is needed to judge
+        it again (dead_letters.py)."""
         letter_id = self.change_id(change, schema, table)
         moment = self._moment_of(change.transaction)
         decoded: dict[str, object] = {"type": change.kind, "commit_timestamp": change.transaction.committed_at}
+        types: dict[str, int] = {}
         for name, row in (("record", change.new), ("old_record", change.old)):
             if row is not None:
+                types.update(zip(row.shape.names, row.shape.types, strict=True))
                 decoded[name] = {
                     column: None if raw is None else codec.text(raw, type_oid)
                     for column, type_oid, raw in zip(row.shape.names, row.shape.types, row.values, strict=True)
                 }
+        decoded |= {
+            "types": types,
+            "xid": change.transaction.xid,
+            "plugin": codec.plugin,
+            "database": self._database,
+            "schema": change.schema,
+            "table": change.table,
+            "oid": change.oid,
+            "old_is_full": change.old_is_full,
+        }
         headers = [
             ("id", letter_id),
             ("lsn", format_lsn(change.lsn)),
@@ -291,14 +306,7 @@ class EventWriter:
             "commit_lsn": format_lsn(change.transaction.commit_lsn),
             "schema": schema,
             "table": table,
-            "undecided": [
-                {
-                    "id": each.subscription.id,
-                    "subscription_id": each.subscription.subscription_id,
-                    "reason": each.reason,
-                }
-                for each in undecided
-            ],
+            "undecided": undecided_fields(undecided),
             "change": decoded,
         }
         value = json.dumps({"dead_letter": body}, ensure_ascii=False, separators=(",", ":")).encode()
@@ -314,6 +322,14 @@ class EventWriter:
             moment.seconds,
             dead_letter=True,
         )
+
+
+def undecided_fields(undecided: Iterable[Undecided]) -> list[dict[str, object]]:
+    """As dead letters list them."""
+    return [
+        {"id": each.subscription.id, "subscription_id": each.subscription.subscription_id, "reason": each.reason}
+        for each in undecided
+    ]
 
 
 def _key(view: _View, values: Values, kind: Kind) -> bytes | None:

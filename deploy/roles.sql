@@ -65,6 +65,9 @@ begin
     if to_regclass('walrus_bridge.slot') is not null then
         execute format('grant usage on schema walrus_bridge to %I', login);
         execute format('grant select, insert, update, delete on walrus_bridge.slot to %I', login);
+        if to_regclass('walrus_bridge.replay_mark') is not null then
+            execute format('grant select, insert, update, delete on walrus_bridge.replay_mark to %I', login);
+        end if;
     elsif not current_setting('walrus_bridge.migrations')::boolean then
         raise notice 'walrus_bridge.slot is missing'
             using hint = 'Run `walrus-bridge migrate deploy`, then this file again.';

@@ -56,6 +56,10 @@ class Sink(Protocol):
         SinkUnreachable, or SinkRefused with what to do.
         """
 
+    def advice(self) -> Sequence[tuple[str, str]]:
+        """Once it is open: what should be otherwise at the broker though it works, each with what to do."""
+        return ()
+
     def resume(self, identity: Identity) -> Position | None:
         """Before each start of the stream of that server: where it may go on. None: the sink has no such account.
 

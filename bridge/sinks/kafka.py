@@ -81,7 +81,8 @@ class KafkaSink(Sink):
     def open(self, tables: Iterable[tuple[str, str]]) -> list[NameRefused]:
         wanted, refused = self._destinations.of_all(tables)
         names = list(dict.fromkeys([self._destinations.dead_letters, *self._own_topics, *wanted.values()]))
-        self._topics = Topics(admin_settings(self._settings), self._servers, self._create, self._own_topics)
+        letters = self._destinations.dead_letters
+        self._topics = Topics(admin_settings(self._settings), self._servers, self._create, self._own_topics, letters)
         self._topics.open(names)
         # A batch never larger than what a topic takes: so a message that is refused as too large was alone, and the
         # others of its batch were not refused with it.
@@ -92,6 +93,9 @@ class KafkaSink(Sink):
         self._routes = wanted
         self._produce_anew()
         return refused
+
+    def advice(self) -> Sequence[tuple[str, str]]:
+        return [self._topics.advice] if self._topics is not None and self._topics.advice else []
 
     def send(self, event: Event, ticket: Ticket) -> bool:
         try:

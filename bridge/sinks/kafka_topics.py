@@ -27,6 +27,9 @@ POLL_SECONDS: Final = 0.05
 OPEN_SECONDS: Final = 10.0
 _AGAIN_SECONDS: Final = 1.0
 
+LETTERS_CONFIG: Final = {"cleanup.policy": "compact"}
+"""A letter stays until one says that it is done."""
+
 _FORBIDDEN: Final = {KafkaError.TOPIC_AUTHORIZATION_FAILED, KafkaError.CLUSTER_AUTHORIZATION_FAILED}
 _PASSING: Final = {
     KafkaError._TIMED_OUT,
@@ -47,10 +50,15 @@ _IMPOSSIBLE: Final = {
 
 class Topics:
     def __init__(
-        self, settings: Settings, servers: str, create: CreateTopics | None, own: Mapping[str, dict[str, str]]
+        self,
+        settings: Settings,
+        servers: str,
+        create: CreateTopics | None,
+        own: Mapping[str, dict[str, str]],
+        letters: str,
     ) -> None:
         """`create`: how a missing topic is made; None where it may not be. `own`: topics of one partition each, with
-        the configuration that they are made with."""
+        the configuration that they are made with. `letters`: the dead letters', which is made compacted."""
         self._log = LibraryLog("admin")
         callbacks: dict[str, Any] = {"error_cb": self._on_error, "logger": self._log}
         # Not librdkafka's "info": closing with a question under way would write one past our log.
@@ -59,6 +67,7 @@ class Topics:
         self._watch = Watch(self._admin, servers)
         self._create = create
         self._own = own
+        self._letters = letters
         self._ready: set[str] = set()
         self._limits: dict[str, int] = {}
         self._compacted: set[str] = set()
@@ -66,6 +75,8 @@ class Topics:
         self._creating: dict[str, Future[Any]] = {}
         self._described: dict[str, Future[Any]] = {}
         self._not_before: dict[str, float] = {}
+        self.advice: tuple[str, str] | None = None
+        """What should be otherwise though it works, and what to do."""
         self._trouble: KafkaError | None = None
         self._poll_at = 0.0
 
@@ -155,9 +166,9 @@ class Topics:
                 " or let the bridge create it"
             )
         else:
-            config = self._own.get(name)
-            partitions = self._create.partitions if config is None else 1
-            new = NewTopic(name, partitions, self._create.replication_factor, config=config or {})
+            partitions = 1 if name in self._own else self._create.partitions
+            config = LETTERS_CONFIG if name == self._letters else self._own.get(name, {})
+            new = NewTopic(name, partitions, self._create.replication_factor, config=config)
             self._creating.update(self._admin.create_topics([new], request_timeout=OPEN_SECONDS))
 
     def _creating_answer(self, name: str) -> None:
@@ -199,20 +210,27 @@ class Topics:
                 self._limits[name] = int(limit)
             if in_sync := found.get("min.insync.replicas"):
                 self._watch.needs(name, int(in_sync))
-            if "compact" in (found.get("cleanup.policy") or ""):
-                self._compacted.add(name)
-            elif name in self._own:
-                raise SinkRefused(
-                    f"topic {name} is not compacted, so it would forget what it holds. What to do:"
-                    f" kafka-configs.sh --bootstrap-server {self._servers} --alter --topic {name} --add-config"
-                    " cleanup.policy=compact"
-                )
+            self._look_at_policy(name, found.get("cleanup.policy") or "")
         elif isinstance(error, KafkaException) and error.args[0].code() in _PASSING:
             self._not_before[name] = time.monotonic() + _AGAIN_SECONDS
             return
         else:
             log.debug("topic's configuration unknown", topic=name, reason=str(error))
         self._ready.add(name)
+
+    def _look_at_policy(self, name: str, policy: str) -> None:
+        alter = (
+            f"kafka-configs.sh --bootstrap-server {self._servers} --alter --topic {name} --add-config"
+            " cleanup.policy=compact"
+        )
+        if "compact" in policy:
+            self._compacted.add(name)
+        elif name in self._own:
+            raise SinkRefused(f"topic {name} is not compacted, so it would forget what it holds. What to do: {alter}")
+        if name == self._letters and "delete" in policy:
+            what = f"topic {name} has cleanup.policy={policy}: Kafka deletes dead letters by time, done with or not"
+            self.advice = (what, alter)
+            log.warning("dead letters are deleted by time", topic=name, cleanup_policy=policy)
 
     def _judge(self, name: str, code: int | None, error: BaseException) -> None:
         """What can never be is raised; the rest is tried again, soon."""

@@ -12,6 +12,7 @@ import pika
 import structlog
 from pika.spec import Basic
 
+from bridge.change import INSERT
 from bridge.checkpoint import Ticket
 from bridge.config import RabbitMQ as RabbitMQConfig
 from bridge.errors import BridgeError, NameRefused, SinkRefused, SinkUnreachable
@@ -71,7 +72,12 @@ class RabbitMQSink(Sink):
     def open(self, tables: Iterable[tuple[str, str]]) -> list[NameRefused]:
         wanted, refused = self._destinations.of_all(tables)
         for table, exchange in wanted.items():
-            self._want_exchange(table, exchange)
+            try:
+                self._keys.of(*table, INSERT)  # the types' names are equally long
+            except NameRefused as error:
+                refused.append(error)
+            else:
+                self._want_exchange(table, exchange)
         end = time.monotonic() + OPEN_SECONDS
         while self._link.channel is None:
             self._link.step(0.1)

@@ -64,6 +64,10 @@ def parameters(url: str) -> pika.URLParameters:
     return made
 
 
+def place_of(settings: pika.URLParameters) -> str:
+    return f"{settings.host}:{settings.port}, vhost {settings.virtual_host}"
+
+
 class Link:
     def __init__(
         self,
@@ -94,7 +98,7 @@ class Link:
 
     @property
     def place(self) -> str:
-        return f"{self._settings.host}:{self._settings.port}, vhost {self._settings.virtual_host}"
+        return place_of(self._settings)
 
     @property
     def channel(self) -> Any:
@@ -214,31 +218,13 @@ class Link:
         self._connection = self._declaring = self._publishing = None
         self._is_confirming = self._is_blocked = False
         self._topology.detach()
-        code, text = _told(reason)
+        code, text = told(reason)
         self._on_lost(0, text)
         if time.monotonic() - self._open_since > _STEADY_SECONDS:
             self._backoff.reset()
         self._open_since = float("inf")
-        if code in {ACCESS_REFUSED, _NOT_ALLOWED} and _LIMIT_REACHED not in text:
-            self.failure = self.failure or SinkRefused(
-                f"RabbitMQ at {self.place} refuses the login: {text}. What to do: check user, password and vhost in"
-                " sink.rabbitmq.url, and the user's permissions"
-            )
-        elif _WRONG_CERTIFICATE in text:
-            self.failure = self.failure or SinkRefused(
-                f"the certificate of RabbitMQ at {self.place} is not to be trusted: {text}. What to do: name its authority"
-                " by ssl_options in sink.rabbitmq.url, or correct the host's name"
-            )
-        elif _OUR_CERTIFICATE.search(text):
-            self.failure = self.failure or SinkRefused(
-                f"RabbitMQ at {self.place} refuses this client's certificate, or that there is none: {text}. What to do: name"
-                " a certificate and key that it trusts by certfile and keyfile in the ssl_options of sink.rabbitmq.url"
-            )
-        elif any(sign in text for sign in _NO_TLS):
-            self.failure = self.failure or SinkRefused(
-                f"RabbitMQ at {self.place} speaks no TLS: {text}. What to do: name its TLS port in sink.rabbitmq.url (5671"
-                " where it is not changed), or write amqp:// for a connection without TLS"
-            )
+        if (refusal := connection_refusal(self.place, code, text)) is not None:
+            self.failure = self.failure or refusal
         elif code in _BROKEN:
             self.failure = self.failure or SinkRefused(
                 f"RabbitMQ at {self.place} does not understand us: {text}. The position is unmoved. What to do: report it"
@@ -259,7 +245,32 @@ class Link:
         )
 
 
-def _told(reason: BaseException) -> tuple[int, str]:
+def connection_refusal(place: str, code: int, text: str) -> SinkRefused | None:
+    """The error for what does not pass by waiting; None: it may. Pure."""
+    if code in {ACCESS_REFUSED, _NOT_ALLOWED} and _LIMIT_REACHED not in text:
+        return SinkRefused(
+            f"RabbitMQ at {place} refuses the login: {text}. What to do: check user, password and vhost in"
+            " sink.rabbitmq.url, and the user's permissions"
+        )
+    if _WRONG_CERTIFICATE in text:
+        return SinkRefused(
+            f"the certificate of RabbitMQ at {place} is not to be trusted: {text}. What to do: name its authority"
+            " by ssl_options in sink.rabbitmq.url, or correct the host's name"
+        )
+    if _OUR_CERTIFICATE.search(text):
+        return SinkRefused(
+            f"RabbitMQ at {place} refuses this client's certificate, or that there is none: {text}. What to do: name"
+            " a certificate and key that it trusts by certfile and keyfile in the ssl_options of sink.rabbitmq.url"
+        )
+    if any(sign in text for sign in _NO_TLS):
+        return SinkRefused(
+            f"RabbitMQ at {place} speaks no TLS: {text}. What to do: name its TLS port in sink.rabbitmq.url (5671"
+            " where it is not changed), or write amqp:// for a connection without TLS"
+        )
+    return None
+
+
+def told(reason: BaseException) -> tuple[int, str]:
     """The broker's code (0: none) and words. While a login fails pika has them inside of another error's text."""
     if isinstance(reason, ConnectionClosed):
         return reason.reply_code, reason.reply_text

@@ -1,8 +1,6 @@
 """The bridge as deploy/roles.sql has it: no superuser, and a judging login that can do nothing but become roles."""
 
 import pathlib
-import subprocess
-from collections.abc import Iterator
 from typing import Any
 
 import psycopg
@@ -10,23 +8,6 @@ import pytest
 
 from bridge.errors import Exit
 from tests.servers.postgres import Database
-
-ROLES_SQL = pathlib.Path(__file__).parents[2] / "deploy" / "roles.sql"
-
-
-@pytest.fixture
-def logins(database: Database) -> Iterator[tuple[str, str]]:
-    """The source's and the judge's connections."""
-    source, judge = f"source_{database.name}", f"judge_{database.name}"
-    done = subprocess.run(
-        ["psql", "-X", "-q", "-v", "ON_ERROR_STOP=1", "-v", f"source_login={source}", "-v", f"judge_login={judge}",
-         "-v", "claims_roles=anon,authenticated", "-d", database.dsn, "-f", str(ROLES_SQL)],
-        capture_output=True, text=True, check=False, timeout=60,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    yield database.cluster.dsn(database.name, source), database.cluster.dsn(database.name, judge)
-    for login in (source, judge):
-        database.execute(f"drop owned by {login} cascade; drop role {login}")
 
 
 def config(database: Database, source: str, judge: str) -> dict[str, Any]:
@@ -64,6 +45,27 @@ def test_the_logins_of_roles_sql_are_enough(database: Database, logins: tuple[st
     ]
     assert running.events[0]["subscription_ids"] == [subscription]
     assert running.dead_letters == []
+    assert running.stop() == Exit.OK
+
+
+def test_they_are_enough_for_a_replay_and_its_window(
+    database: Database, logins: tuple[str, str], bridge: Any, walrus_bridge: Any, tmp_path: pathlib.Path
+) -> None:
+    database.execute("create table note (id int primary key); grant select on note to authenticated")
+    database.subscribe("note", role="authenticated")
+    settings = config(database, *logins)
+    settings["source"]["replay_window"] = "1GiB"
+    running = bridge(config=settings)
+    query = "select confirmed_flush_lsn::text from pg_replication_slots where slot_name = %s"
+    ((begin,),) = running.wait_for(lambda: database.execute(query, (f"{database.slot}_replay",)), "the window")
+    database.execute("insert into note values (1)")
+    running.wait_for_events(1)
+
+    done = walrus_bridge("replay", "--config", str(tmp_path / "bridge.yaml"), "--from-lsn", begin)
+
+    assert done.status == Exit.OK, done.stderr
+    assert '"record":{"id":1}' in done.stdout
+    assert "cannot be kept" not in running.stderr
     assert running.stop() == Exit.OK
 
 

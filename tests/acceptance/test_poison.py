@@ -254,7 +254,7 @@ def test_a_dead_letter_too_large_for_the_broker_goes_without_its_values_or_in_pa
 
     assert broker.distinct_notes() == [{"id": 1, "body": None}]
     letters = broker.letters()
-    assert {each["id"] for each in letters} == {letters[0]["id"]}
+    assert len({each["id"] for each in letters}) == len(letters)
     assert {one["subscription_id"] for each in letters for one in each["undecided"]} == ids
     assert all(each["truncated"] and each["reason"] and each["table"] == "secret" for each in letters)
     assert running.stop() == Exit.OK

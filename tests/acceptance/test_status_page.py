@@ -14,6 +14,7 @@ from bridge.lag import Retained
 from bridge.listener import Listener
 from bridge.page import page
 from bridge.units import Address
+from bridge.window_facts import Facts
 from tests.acceptance.test_streaming import config
 from tests.servers.browser import Browser
 from tests.servers.postgres import Database
@@ -102,7 +103,8 @@ def test_names_are_text_whatever_they_hold(health: tuple[Health, str], fresh: Br
     told.slot = HOSTILE
     told.events["public", HOSTILE] = 3
     told.dead_letters[HOSTILE, "t"] = 2
-    told.slots = [Retained(HOSTILE, 5 << 20, -1)]
+    told.retained = Retained(5 << 20, -1)
+    told.replay = Facts(f"{HOSTILE}_replay", 1, None, 3 << 30, 1, "reserved")
     told.tally.ways["public", "t", HOSTILE] = HOSTILE
 
     fresh.open(address)
@@ -111,6 +113,7 @@ def test_names_are_text_whatever_they_hold(health: tuple[Health, str], fresh: Br
     assert f"public.{HOSTILE}\t3\t0" in fresh.text("#tables")
     assert f"{HOSTILE}.t\t2" in fresh.text("#letters")
     assert f"{HOSTILE}\tstreaming\t5 MiB\t-1 B" in fresh.text("#slots")
+    assert f"{HOSTILE}_replay\tthe replay window\t3 GiB" in fresh.text("#slots")
     assert f"one by one: {HOSTILE}" in fresh.text("#ways")
     assert fresh("document.querySelectorAll('img, td script, h2 script').length") == 0
     assert fresh("document.title") == f"{HOSTILE} – walrus-bridge"

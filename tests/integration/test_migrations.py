@@ -18,7 +18,7 @@ from psycopg import pq
 from bridge import migrations, sqitch
 from bridge.errors import MigrationError
 
-CHANGES = ["realtime", "subscription", "bridge_state"]
+CHANGES = ["realtime", "subscription", "bridge_state", "replay_mark"]
 
 SUBSCRIBE = """
 create table book (id int primary key);
@@ -127,7 +127,7 @@ def test_a_subscription_made_before_survives_whatever_is_deployed_again(dsn: str
         "drop schema walrus_sqitch cascade; drop schema walrus_bridge cascade; drop trigger check_subscription"
         " on realtime.subscription",
     )
-    assert migrations.deploy(dsn) == ["subscription", "bridge_state"]
+    assert migrations.deploy(dsn) == ["subscription", "bridge_state", "replay_mark"]
 
     assert query(dsn, "select s::text, xmin::text from realtime.subscription s") == made
 
@@ -137,7 +137,7 @@ def test_what_others_made_is_neither_replaced_nor_dropped(dsn: str) -> None:
     query(dsn, SUBSCRIBE)
     catalog, rows = query(dsn, CATALOG), query(dsn, "select s::text, xmin::text from realtime.subscription s")
 
-    assert migrations.deploy(dsn) == ["bridge_state"]
+    assert migrations.deploy(dsn) == ["bridge_state", "replay_mark"]
     migrations.verify(dsn)
     assert query(dsn, CATALOG) == catalog
 
@@ -157,7 +157,7 @@ def test_a_realtime_schema_of_others_without_the_table_keeps_what_it_has(dsn: st
         migrations.deploy(dsn)
 
     query(dsn, "drop function realtime.walrus_role(text)")
-    assert migrations.deploy(dsn) == ["subscription", "bridge_state"]
+    assert migrations.deploy(dsn) == ["subscription", "bridge_state", "replay_mark"]
     migrations.revert(dsn)
     assert query(dsn, "select to_regclass('realtime.messages')::text") == [("realtime.messages",)]
 
@@ -172,7 +172,7 @@ def test_reverting_refuses_to_lose_subscriptions(dsn: str) -> None:
     assert query(dsn, "select count(*) from realtime.subscription") == [(1,)]
     migrations.deploy(dsn)
     query(dsn, "delete from realtime.subscription")
-    assert migrations.revert(dsn, "realtime") == ["subscription", "bridge_state"]
+    assert migrations.revert(dsn, "realtime") == ["subscription", "bridge_state", "replay_mark"]
 
 
 def test_reverting_refuses_while_a_slot_depends_on_its_state(dsn: str) -> None:
@@ -186,6 +186,21 @@ def test_reverting_refuses_while_a_slot_depends_on_its_state(dsn: str) -> None:
     finally:
         query(dsn, f"select pg_drop_replication_slot('{slot}')")
     assert migrations.revert(dsn, "subscription") == ["bridge_state"]
+
+
+def test_reverting_refuses_while_a_lagging_slot_depends_on_its_marks(dsn: str) -> None:
+    migrations.deploy(dsn)
+    slot = f"revert_{os.getpid()}"
+    query(dsn, f"select pg_create_logical_replication_slot('{slot}_replay', 'test_decoding')")
+    try:
+        query(dsn, f"insert into walrus_bridge.replay_mark values ('{slot}', '0/0', now())")
+        with pytest.raises(
+            MigrationError, match=rf"needed for the replication slot {slot}_replay.*drop the slot first"
+        ):
+            migrations.revert(dsn)
+    finally:
+        query(dsn, f"select pg_drop_replication_slot('{slot}_replay')")
+    assert migrations.revert(dsn) == CHANGES
 
 
 def test_the_plain_sql_does_the_same_by_hand(dsn: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -302,7 +317,7 @@ def test_bridges_that_start_at_once_wait_for_each_other(dsn: str) -> None:
         answers.append(json.loads(output.splitlines()[-1]))
 
     assert sorted(answers, key=len) == [[], [], CHANGES]
-    assert query(dsn, "select count(*) from walrus_sqitch.changes") == [(3,)]
+    assert query(dsn, "select count(*) from walrus_sqitch.changes") == [(len(CHANGES),)]
 
 
 def test_who_waits_too_long_for_another_is_told(dsn: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -379,7 +394,9 @@ def test_a_login_without_the_rights_is_told_which(dsn: str) -> None:
 
 
 def test_an_unknown_change_is_not_reverted_to(dsn: str) -> None:
-    with pytest.raises(MigrationError, match="no migration 'subscriptions'.*realtime, subscription, bridge_state"):
+    with pytest.raises(
+        MigrationError, match="no migration 'subscriptions'.*realtime, subscription, bridge_state, replay_mark"
+    ):
         migrations.revert(dsn, "subscriptions")
 
 

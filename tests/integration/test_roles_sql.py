@@ -93,6 +93,8 @@ def test_the_source_login_can_do_what_the_bridge_does(logins: Logins) -> None:
         connection.execute("select pg_logical_emit_message(false, 'walrus-bridge', 'heartbeat')")
         connection.execute("insert into walrus_bridge.slot values ('s', '1', 1, 'wal2json', '0/0', '0/0')")
         connection.execute("update walrus_bridge.slot set ceiling = '0/1'; delete from walrus_bridge.slot")
+        connection.execute("insert into walrus_bridge.replay_mark values ('s', '0/0', now())")
+        connection.execute("delete from walrus_bridge.replay_mark")
         denied(connection, "insert into app.note values (3)")
         denied(connection, "create schema more")
         denied(connection, "delete from realtime.subscription")

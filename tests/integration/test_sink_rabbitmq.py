@@ -69,6 +69,18 @@ def test_an_id_longer_than_the_property_takes_is_in_its_header(reader: Reader, o
     assert (properties.message_id, properties.headers) == (None, {"id": long_id})
 
 
+def test_a_table_whose_routing_key_is_too_long_keeps_no_other_from_its_own(reader: Reader, opened: Opener) -> None:
+    longer = ("public", "b" * 40)
+    driver = opened(tables=[("public", "book"), longer], routing_key="x" * 215 + "{schema}.{table}.{type}")
+    reader.bind("#")
+    driver.send(an_event(1), an_event(2, table=longer[1]), an_event(3))
+    driver.poll_until(lambda: driver.in_flight == 1, "the others' confirms")
+    (refused,) = driver.rejections
+    assert (refused.event.id, refused.too_large) == (an_event(2).id, False)
+    assert f"the routing key of public.{longer[1]} would have 269 bytes" in refused.reason
+    assert reader.ids() == [an_event(1).id, an_event(3).id]
+
+
 def test_each_subscription_may_have_a_routing_key(reader: Reader, opened: Opener) -> None:
     driver = opened(route_by="subscription")
     mine, other = "af68a1b5-fbb3-4154-84cc-a2ee1a7048f9", "00000000-0000-4000-8000-000000000000"

@@ -44,6 +44,7 @@ def test_what_is_left_out_is_the_documented_default() -> None:
             "tables": {"include": ["*.*"], "exclude": []},
             "heartbeat": "60s",
             "replay_window": None,
+            "replay_limit": None,
         },
         "rls": {"judge": "record", "connection": None},
         "events": {"max_record_bytes": "1MiB", "leave": False},
@@ -114,9 +115,16 @@ def test_the_original_workers_options_print_to_stdout_without_a_listener() -> No
         ("source: {tables: {exclude: ['\"a\".b']}}", "source.tables.exclude[0]: '\"a\".b': names are written as in"),
         ("source: {connection: 'not a dsn'}", "source.connection: not a connection that libpq understands"),
         ("rls: {connection: 'not a dsn'}", "rls.connection: not a connection that libpq understands"),
-        # what this version cannot do is refused, not ignored
-        ("source: {replay_window: 24h}", "source.replay_window: not available in this version"),
-        ("source: {replay_window: 20GiB}", "source.replay_window: not available in this version"),
+        ("source: {replay_window: 24}", "source.replay_window: expected a duration such as 24h, or a size such as"),
+        ("source: {replay_window: a day}", "source.replay_window: expected a duration such as 24h, or a size such as"),
+        (
+            "source: {replay_window: 5 parsecs}",
+            "source.replay_window: expected a duration such as 24h, or a size such as",
+        ),
+        ("source: {replay_window: 0h}", "source.replay_window: must be more than 0; null keeps nothing"),
+        ("source: {replay_limit: 1GiB}", "source.replay_limit: has no meaning without source.replay_window"),
+        ("source: {replay_window: 2GiB, replay_limit: 1GiB}", "source.replay_limit: must be more than source.replay_w"),
+        (f"source: {{replay_window: 24h, slot: {'s' * 57}}}", "source.replay_window: sss"),
         ("delivery: exactly_once", "delivery: exactly_once is possible with sink.kafka only"),
         ("limits: {events_per_second: 0}", "limits.events_per_second: must be at least 1"),
         ("limits: {events_per_second: many}", "limits.events_per_second: expected a whole number or nothing, got text"),
@@ -355,9 +363,9 @@ def test_the_example_is_the_default_config_and_the_same_in_both_places() -> None
     # Given the example that `init` prints
     shipped = (ROOT / "bridge" / "bridge.example.yaml").read_text(encoding="utf-8")
 
-    # Then deploy/ has the same, and it says what the defaults are
+    # Then deploy/ has the same, and it says what the defaults are; a new bridge keeps something to replay besides
     assert (ROOT / "deploy" / "bridge.example.yaml").read_text(encoding="utf-8") == shipped
-    assert read(shipped) == read("sink: {kafka: {}}")
+    assert read(shipped) == read("source: {replay_window: 1GiB}\nsink: {kafka: {}}")
 
 
 def test_every_key_in_the_example_exists_also_the_commented_ones() -> None:

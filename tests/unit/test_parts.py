@@ -13,6 +13,7 @@ from bridge.event import Event, rejected_letter, short_hash
 from bridge.parts import PART_BYTES, room, smaller
 
 ROLE_ID = "7409-1/00000000015E4E50/00000000015E4DD0/00000000/public.book/authenticated"
+CHANGE_ID = ROLE_ID.rpartition("/")[0]
 KNOWN = 39
 """Bytes of an id in the value: 36, quotes and comma."""
 
@@ -170,26 +171,52 @@ def test_the_dead_letter_of_a_part_lists_who_did_not_get_it() -> None:
     one = divided(an_event(10), 4)[1]
     letter = rejected_letter(one, "refused")
     body = value(letter)["dead_letter"]
-    change_id = ROLE_ID.rpartition("/")[0]
     assert body["undelivered"] == list(one.subscription_ids)
-    assert letter.id == body["id"] == f"{change_id}/{one.id.rpartition('/')[2]}"
+    assert letter.id == body["id"] == dict(letter.headers)["id"] == (letter.key or b"").decode()
+    assert letter.id.startswith(f"{CHANGE_ID}/part-")
     assert body["change"]["record"]["body"] == "x"
     assert b"1.10000000000000000000000001" in letter.value
     assert not {"part", "role"} & set(dict(letter.headers))
     assert letter.order == one.order
 
 
-def test_that_of_a_whole_event_is_everybody_s() -> None:
-    for event_id in (ROLE_ID, f"{ROLE_ID}/leave"):
-        letter = rejected_letter(an_event(10, event_id=event_id), "refused")
-        assert letter.id == ROLE_ID.rpartition("/")[0]
-        assert "undelivered" not in value(letter)["dead_letter"]
+def test_each_refused_event_of_a_change_has_a_letter_of_its_own() -> None:
+    events = [
+        an_event(10, event_id=f"{CHANGE_ID}/{end}") for end in ("anon", "anon/leave", "anon+12345678", "authenticated")
+    ]
+    letters = [rejected_letter(event, "refused") for event in [*events, an_event(9), *divided(an_event(10), 5)]]
+    assert len({letter.id for letter in letters}) == len({letter.key for letter in letters}) == len(letters)
+    assert all("undelivered" not in value(letter)["dead_letter"] for letter in letters[:-2])
 
 
-def test_a_dead_letter_too_large_by_those_it_lists_is_halved() -> None:
+def test_a_dead_letter_too_large_by_those_it_lists_is_halved_before_it_loses_values() -> None:
     (one, _) = divided(an_event(20), 10)
-    (bare,) = divided(rejected_letter(one, "refused"), None)
-    halves = [value(each)["dead_letter"] for each in divided(bare, None)]
-    assert [len(each["undelivered"]) for each in halves] == [5, 5]
-    assert halves[0]["undelivered"] + halves[1]["undelivered"] == list(one.subscription_ids)
-    assert all(each["truncated"] for each in halves)
+    letter = rejected_letter(one, "refused")
+    halves = divided(letter, None)
+    bodies = [value(each)["dead_letter"] for each in halves]
+    assert [len(each["undelivered"]) for each in bodies] == [5, 5]
+    assert bodies[0]["undelivered"] + bodies[1]["undelivered"] == list(one.subscription_ids)
+    assert all(
+        b"1.10000000000000000000000001" in each.value and not body.get("truncated")
+        for each, body in zip(halves, bodies, strict=True)
+    )
+    quarters = [quarter for half in halves for quarter in divided(half, None)]
+    every = [letter, *halves, *quarters]
+    assert len({each.id for each in every}) == len(every)
+    assert all(each.id == value(each)["dead_letter"]["id"] == (each.key or b"").decode() for each in every)
+
+
+def test_one_too_large_by_its_values_loses_the_long_ones_then_all_then_is_halved() -> None:
+    (one, _) = divided(an_event(20, "x" * 5000), 10)
+    (less,) = divided(rejected_letter(one, "refused"), None)
+    body = value(less)["dead_letter"]
+    assert body["truncated"] is True
+    assert set(body["change"]["record"]) == {"id", "price"}
+    assert b"1.10000000000000000000000001" in less.value
+    halves = divided(less, None)
+    assert [len(value(each)["dead_letter"]["undelivered"]) for each in halves] == [5, 5]
+    assert all(value(each)["dead_letter"]["truncated"] for each in halves)
+    one_left = rejected_letter(divided(an_event(2), 1)[0], "refused")
+    (bare,) = divided(one_left, None)
+    assert set(value(bare)["dead_letter"]["change"]) == {"type", "commit_timestamp"}
+    assert smaller(bare, None) is None
