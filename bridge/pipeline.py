@@ -18,7 +18,7 @@ import structlog
 
 from bridge.backoff import Backoff
 from bridge.change import Commit
-from bridge.checkpoint import Checkpoint
+from bridge.checkpoint import Checkpoint, InFlight
 from bridge.errors import SlotActive, SlotError, Transient, Undelivered
 from bridge.event import Event
 from bridge.health import Health
@@ -43,6 +43,8 @@ IN_FLIGHT_SECONDS = 0.002
 """The sink is polled so often while it has events: not all have a socket to wait on."""
 LOOK_SECONDS = 2.0
 """The end of the server's WAL is looked at so often."""
+RETAINED_SECONDS = 15.0
+"""And so often also at what the slot retains."""
 PROGRESS_SECONDS = 60.0
 QUERY_PATIENCE_SECONDS = 2.0
 """After a signal: how long a query has to answer."""
@@ -165,6 +167,7 @@ class Pipeline:
                             self._checkpoint.commit(output.end_lsn)
                         elif not self._done or self._is_new(output):
                             self._sender.send(output)
+                self._health.acknowledging.sent(self._checkpoint.newest, time.monotonic())
                 if batch.keepalive is not None and not session.in_transaction:
                     self._checkpoint.keepalive(batch.keepalive)
                     self._health.received(batch.keepalive)
@@ -184,7 +187,7 @@ class Pipeline:
         """What must go on whatever else waits: acknowledgements, and status updates."""
         self._sender.poll(seconds)
         now = time.monotonic()
-        self._health.turn()
+        self._health.turn(now)
         if now >= self._supervisor.due:
             self._supervisor.alive(now)
         confirmed = self._confirmable()
@@ -268,7 +271,8 @@ class Pipeline:
             self._heartbeat_at = now
         if now - self._looked_at >= LOOK_SECONDS:
             self._looked_at = now
-            self._health.lag.looked(*session.wal_end(), now)
+            asked = self._health.retained_at
+            self._health.looked(session.look(slot=asked is None or now - asked >= RETAINED_SECONDS), now)
 
     # -- opening and closing ---------------------------------------------------------------------------------------
 
@@ -322,7 +326,8 @@ class Pipeline:
             session.close()
             raise
         # What the sink still holds of the old stream counts for the budget, unless it has forgotten that.
-        self._sender.checkpoint = Checkpoint(start, None if self._sink.forgets else self._checkpoint.in_flight)
+        held = self._checkpoint.in_flight
+        self._sender.checkpoint = Checkpoint(start, InFlight(held.sent_bytes) if self._sink.forgets else held)
         self._health.in_flight = self._checkpoint.in_flight
         self._health.restarted()
         self._start_lsn, self._done = start, done

@@ -40,6 +40,8 @@ if [[ $want == tests ]]; then
   need systemd-analyze systemd
   need kubectl kubernetes-client
   need valgrind valgrind
+  need promtool prometheus
+  need chromium chromium
 fi
 
 cannot() { # cannot WHY: the end, with the way out

@@ -1,5 +1,6 @@
 """What deploy/ and docker-compose.yml hold, checked by the tools that are there for it."""
 
+import json
 import pathlib
 import re
 import shutil
@@ -14,6 +15,7 @@ import yaml
 from bridge.errors import Exit
 from bridge.sending import DRAIN_SECONDS
 from tests import command
+from tests.unit.test_monitoring_files import ALERTS, TESTS, queries
 
 ROOT = pathlib.Path(__file__).parents[2]
 DEPLOY = ROOT / "deploy"
@@ -194,3 +196,45 @@ def test_the_unit_gives_it_the_time_it_needs() -> None:
     assert int(re.findall(r"^TimeoutStopSec=(\d+)$", text, re.MULTILINE)[0]) > DRAIN_SECONDS
     statuses = re.findall(r"^RestartPreventExitStatus=(.*)$", text, re.MULTILINE)[0].split()
     assert {int(status) for status in statuses} == {Exit.USAGE, Exit.CONFIG, Exit.POISON, Exit.GAP}
+
+
+# -- Prometheus and Grafana ---------------------------------------------------------------------------------------------
+
+
+def promtool(*arguments: object) -> str:
+    program = shutil.which("promtool")
+    assert program is not None, "promtool is missing. What to do: make tools"
+    done = subprocess.run(
+        [program, *map(str, arguments)], capture_output=True, text=True, check=False, timeout=60, cwd=ALERTS.parent
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+def test_the_alerts_fire_when_they_should() -> None:
+    assert "rules found" in promtool("check", "rules", ALERTS)
+    assert "SUCCESS" in promtool("test", "rules", TESTS)
+
+
+def test_an_alert_that_never_fires_is_noticed(tmp_path: pathlib.Path) -> None:
+    for file in (ALERTS, TESTS):
+        text = file.read_text(encoding="utf-8").replace("walrus_bridge_progress_age_seconds > 300", "vector(1) > 2")
+        (tmp_path / file.name).write_text(text, encoding="utf-8")
+    program = shutil.which("promtool") or ""
+    done = subprocess.run(
+        [program, "test", "rules", str(tmp_path / TESTS.name)], capture_output=True, text=True, check=False, timeout=60
+    )
+    assert done.returncode != 0
+    assert "WalrusBridgeNoProgress" in done.stdout + done.stderr
+
+
+def test_prometheus_understands_the_dashboards_queries(tmp_path: pathlib.Path) -> None:
+    expressions = [each for each in queries() if not each.startswith("label_values(")]
+    rules = [
+        {"record": f"dashboard:{number}", "expr": each.replace("$__rate_interval", "1m")}
+        for number, each in enumerate(expressions)
+    ]
+    file = tmp_path / "rules.yaml"
+    file.write_text(json.dumps({"groups": [{"name": "dashboard", "rules": rules}]}), encoding="utf-8")
+
+    assert f"{len(expressions)} rules found" in promtool("check", "rules", file)
