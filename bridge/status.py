@@ -5,19 +5,28 @@ be asked, the database's part is shown and said to be all.
 """
 
 import contextlib
+import threading
+import time
+from typing import Final
 
 import msgspec
 import psycopg
 
 from bridge import live, status_facts
 from bridge.config import Config
+from bridge.errors import BridgeError
 from bridge.live import Live, NotReachable
+from bridge.sinks import count_letters
 from bridge.sql import Connection, connect, translate
 from bridge.status_facts import DatabaseFacts, SlotFacts, Subscribers
 
+LETTERS_SECONDS: Final = 3.0
+"""How long the broker has to tell how many dead letters it holds."""
+LETTERS_AGAIN_SECONDS: Final = 30.0
+
 
 class DeadLetters(msgspec.Struct, frozen=True):
-    """Of one table, since the bridge started."""
+    """Of one table, that the running bridge has made since it started."""
 
     schema: str
     table: str
@@ -47,6 +56,8 @@ class Status(msgspec.Struct, frozen=True):
     """As the bridge says; as the server measures it where the bridge cannot be asked."""
     subscribers: list[Subscribers]
     dead_letters: list[DeadLetters] | None
+    letters_kept: int | None
+    """Dead letters that the broker holds; null: it keeps none (stdout), or did not answer in time."""
     replay: Replay
     bridge: Live | None
     bridge_problem: str | None
@@ -61,6 +72,8 @@ class Source:
     def __init__(self, config: Config) -> None:
         self._config = config
         self._connection: Connection | None = None
+        self._letters: int | None = None
+        self._letters_due = 0.0
 
     def ask(self) -> Status:
         """Raises SourceUnreachable, SourceRefused."""
@@ -72,7 +85,14 @@ class Source:
         except psycopg.Error as error:
             self.close()
             raise translate(error, "asking for the status") from error
-        return together(self._config, facts, *asked(self._config))
+        return together(self._config, facts, *asked(self._config), self._letters_kept())
+
+    def _letters_kept(self) -> int | None:
+        """Counted anew now and then: it may take reading all of a topic."""
+        if (now := time.monotonic()) >= self._letters_due:
+            self._letters = letters_kept(self._config)
+            self._letters_due = now + LETTERS_AGAIN_SECONDS
+        return self._letters
 
     def close(self) -> None:
         if self._connection is not None:
@@ -94,7 +114,23 @@ def asked(config: Config) -> tuple[Live | None, str | None]:
     return told, None
 
 
-def together(config: Config, facts: DatabaseFacts, told: Live | None, problem: str | None) -> Status:
+def letters_kept(config: Config) -> int | None:
+    """How many dead letters the broker holds. It may be away, which must not hold the answer up."""
+    counted: list[int | None] = []
+
+    def count() -> None:
+        with contextlib.suppress(BridgeError):
+            counted.append(count_letters(config))
+
+    counting = threading.Thread(target=count, daemon=True)
+    counting.start()
+    counting.join(LETTERS_SECONDS)
+    return counted[0] if counted else None
+
+
+def together(
+    config: Config, facts: DatabaseFacts, told: Live | None, problem: str | None, letters: int | None = None
+) -> Status:
     """Pure."""
     slot = facts.slot
     return Status(
@@ -110,10 +146,11 @@ def together(config: Config, facts: DatabaseFacts, told: Live | None, problem: s
         dead_letters=None
         if told is None
         else [DeadLetters(each.schema, each.table, each.dead_letters) for each in told.tables if each.dead_letters],
+        letters_kept=letters,
         replay=Replay(config.source.replay_window, facts.replay_slot),
         bridge=told,
         bridge_problem=problem,
-        notes=list(_notes(config, facts, told)),
+        notes=list(_notes(config, facts, told, letters)),
     )
 
 
@@ -129,7 +166,7 @@ def _with_ways(subscribers: list[Subscribers], told: Live | None) -> list[Subscr
     ]
 
 
-def _notes(config: Config, facts: DatabaseFacts, told: Live | None) -> list[str]:
+def _notes(config: Config, facts: DatabaseFacts, told: Live | None, kept: int | None) -> list[str]:
     slot, notes = facts.slot, []
     if facts.in_recovery:
         notes.append("this server is a standby in recovery: the bridge streams from the primary")
@@ -148,9 +185,12 @@ def _notes(config: Config, facts: DatabaseFacts, told: Live | None) -> list[str]
         notes.append("the bridge's loop has not moved for 30 s")
     if told is not None and told.live and not told.streaming:
         notes.append("the bridge runs and does not stream: it starts, waits for the slot, or reconnects (see its log)")
-    letters = sum(each.dead_letters for each in told.tables) if told else 0
-    if letters:
-        notes.append(f"{letters} dead {'letter' if letters == 1 else 'letters'} since the bridge started")
+    made = sum(each.dead_letters for each in told.tables) if told else 0
+    if kept:
+        wait = "dead letter waits" if kept == 1 else "dead letters wait"
+        notes.append(f"{kept} {wait} for somebody to do something: `walrus-bridge dead-letter list`")
+    elif kept is None and made:
+        notes.append(f"{made} dead {'letter' if made == 1 else 'letters'} since the bridge started")
     if any(each.judged == "no_role" for each in facts.subscribers):
         notes.append("there are subscriptions of a role that does not exist, which get nothing")
     return notes

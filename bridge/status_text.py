@@ -87,9 +87,13 @@ def _rate(told: Live) -> str:
 
 
 def _rest(status: Status) -> Iterator[tuple[str, str]]:
+    kept = "" if status.letters_kept is None else f"{status.letters_kept:,} in the broker"
     if status.dead_letters is not None:
         listed = ", ".join(f"{each.schema}.{each.table} {each.dead_letters:,}" for each in status.dead_letters[:MANY])
-        yield "dead letters", f"{listed or 'none'}{' since the start' if listed else ''}"
+        made = f"{listed} since the start" if listed else "" if kept else "none"
+        yield "dead letters", f"{kept}; {made}" if kept and made else kept or made
+    elif kept:
+        yield "dead letters", kept
     replay, slot = status.replay, status.replay.slot
     if slot is not None:
         kept = "-" if slot.retained_bytes is None else size(slot.retained_bytes)

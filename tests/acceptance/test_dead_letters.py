@@ -592,12 +592,17 @@ def test_a_quorum_queue_with_a_delivery_limit_loses_no_letter_by_being_looked_at
     assert len(before) == 2
 
 
-def test_messages_that_are_no_letters_are_left_alone(world: World, streamed: Callable[..., Any], tmp_path: Any) -> None:
+def test_messages_that_are_no_letters_are_left_alone(
+    world: World, streamed: Callable[..., Any], run: Callable[..., command.Done], tmp_path: Any
+) -> None:
     database = world.database
     database.execute(NOTE)
     database.subscribe("note", role="anon", level="bad")
     streamed(world, "insert into note values (1, 'a', 'x')")
     assert count_letters(config_file.load(tmp_path / "retry.yaml", {})) == 1
+    status = json.loads(run("status", "--config", "retry.yaml", "--json").stdout)
+    assert status["letters_kept"] == 1
+    assert any(note.startswith("1 dead letter waits") for note in status["notes"])
     for number, value in enumerate((b"no JSON", b'{"dead_letter": {}}', b"\xff")):
         world.put_letter(value, str(number))
     listed = world.command("list")

@@ -1,6 +1,6 @@
 """The bridge as deploy/roles.sql has it: no superuser, and a judging login that can do nothing but become roles."""
 
-from pathlib import Path
+import pathlib
 from typing import Any
 
 import psycopg
@@ -49,7 +49,7 @@ def test_the_logins_of_roles_sql_are_enough(database: Database, logins: tuple[st
 
 
 def test_they_are_enough_for_a_replay_and_its_window(
-    database: Database, logins: tuple[str, str], bridge: Any, walrus_bridge: Any, tmp_path: Path
+    database: Database, logins: tuple[str, str], bridge: Any, walrus_bridge: Any, tmp_path: pathlib.Path
 ) -> None:
     database.execute("create table note (id int primary key); grant select on note to authenticated")
     database.subscribe("note", role="authenticated")

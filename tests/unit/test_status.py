@@ -86,6 +86,14 @@ def test_one_screen(health: Health) -> None:
     assert len(screen(status).splitlines()) < 25
 
 
+def test_of_dead_letters_it_tells_what_the_broker_holds_where_that_is_known(health: Health) -> None:
+    status = together(CONFIG, FACTS, live.live(health), None, letters=3)
+
+    assert shown(status)["dead letters"] == "3 in the broker; public.odd 1 since the start"
+    assert "! 3 dead letters wait for somebody to do something: `walrus-bridge dead-letter list`" in screen(status)
+    assert shown(together(CONFIG, FACTS, None, "gone", letters=0))["dead letters"] == "0 in the broker"
+
+
 def test_without_the_bridge_the_database_tells_what_it_can() -> None:
     status = together(CONFIG, FACTS, None, "nothing answers at 127.0.0.1:1: refused")
     told = shown(status)
