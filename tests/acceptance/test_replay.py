@@ -309,7 +309,7 @@ def test_since_replays_what_was_committed_since(
     note.execute(ROWS, (1, 3))
     note.wait_until_confirmed()
     (at,) = note.execute("select to_json(clock_timestamp()) #>> '{}'")[0]
-    note.execute("select pg_sleep(3)")
+    note.execute("select pg_sleep(8)")
     note.execute(ROWS, (4, 5))
     note.wait_until_confirmed()
     path = written(tmp_path, settings)
@@ -319,7 +319,9 @@ def test_since_replays_what_was_committed_since(
     assert found.status == Exit.OK, found.stderr
     assert found.stdout.strip() <= last
     assert "committed 20" in found.stderr
-    done: Done = walrus_bridge("replay", "--config", path, "--since", "2s")
+    done: Done = walrus_bridge(
+        "replay", "--config", path, "--since", "7s"
+    )  # from when it asks: it has 7 s to get there
 
     assert done.status == Exit.OK, done.stderr
     assert rows(replayed(on_kafka.contents())) == [4, 5]
