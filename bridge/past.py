@@ -68,6 +68,7 @@ class Stretch:
                 taken.append(message)
                 if isinstance(message, Commit):
                     self.transaction = None
+                    self.is_done = message.end_lsn > self.last  # all later ones have later commit LSNs
         return taken
 
     def reached(self, lsn: int) -> None:
