@@ -19,6 +19,8 @@ from tests.servers.kafka import Kafka
 from tests.servers.postgres import Database
 from tests.servers.waiting import wait_until
 
+pytestmark = pytest.mark.versions
+
 PLUGINS = ["wal2json", "pgoutput"]
 ROWS = "insert into note select g, 'Foo' from generate_series(%s::int, %s) g"
 
