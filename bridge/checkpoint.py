@@ -15,11 +15,13 @@ class InFlight:
     """What the sink holds that the broker has not acknowledged. Shared with the checkpoints before: after a lost
     stream the sink still holds what it had, and that counts for the budget."""
 
-    __slots__ = ("bytes", "events")
+    __slots__ = ("bytes", "events", "sent_bytes")
 
-    def __init__(self) -> None:
+    def __init__(self, sent_bytes: int = 0) -> None:
         self.events = 0
         self.bytes = 0
+        self.sent_bytes = sent_bytes
+        """Of all events so far, those that were acknowledged as well."""
 
 
 class Ticket:
@@ -38,6 +40,7 @@ class Ticket:
         self.pending += 1
         self._in_flight.events += 1
         self._in_flight.bytes += size
+        self._in_flight.sent_bytes += size
 
     def acknowledge(self, size: int) -> None:
         """The broker has it (for a dead letter: has the dead letter). Sinks call this once per event sent."""
@@ -66,6 +69,11 @@ class Checkpoint:
     @property
     def in_flight_bytes(self) -> int:
         return self.in_flight.bytes
+
+    @property
+    def newest(self) -> Ticket | None:
+        """The last whole transaction that waits for the broker, if one does."""
+        return self._closed[-1] if self._closed and self._closed[-1].pending else None
 
     def commit(self, end_lsn: int) -> None:
         """A transaction ends, all of whose events have been sent."""

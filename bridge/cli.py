@@ -224,6 +224,7 @@ def _run(config: Config, file: Path | None, *, wait: bool = False, accept_gap: b
     """Configuration → logging → sink (not connected yet) → listener → stream, which has the migrations applied first."""
     from bridge import migrations, pipeline
     from bridge.health import Health
+    from bridge.notify import Supervisor
 
     signal.signal(signal.SIGTERM, _stop)
     signal.signal(signal.SIGINT, _stop)
@@ -237,7 +238,13 @@ def _run(config: Config, file: Path | None, *, wait: bool = False, accept_gap: b
         from bridge.listener import Listener
 
         Listener(config.http.listen, health)
-    pipeline.run(settings, sink, health, prepare=lambda: migrations.ensure(config.source.connection, config.migrations))
+    pipeline.run(
+        settings,
+        sink,
+        health,
+        prepare=lambda: migrations.ensure(config.source.connection, config.migrations),
+        supervisor=Supervisor(os.environ),
+    )
 
 
 class _Stopped(BaseException):

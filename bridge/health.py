@@ -2,19 +2,36 @@
 
 import time
 from collections import defaultdict, deque
-from typing import Final
+from typing import Final, TypeVar
 
+from bridge.acknowledging import Acknowledging
 from bridge.checkpoint import InFlight
-from bridge.lag import Lag
+from bridge.lag import Lag, Look, Retained
 from bridge.tally import Tally
 from bridge.window_facts import Facts
 
 STUCK_SECONDS: Final = 30.0
 RATE_SECONDS: Final = 60.0
 """The rate of events is that of so long."""
+MOST_TABLES: Final = 500
+"""So many tables are told of by name; those that come later, together as "other"."""
+OTHER: Final = ("", "other")
+"""No schema has an empty name."""
 
 Counts = defaultdict[tuple[str, str], int]
 """By schema and table."""
+
+
+Number = TypeVar("Number", int, float)
+
+
+def bounded(counts: dict[tuple[str, str], Number]) -> dict[tuple[str, str], Number]:
+    """By schema and table, with an end however many tables come and go: the first ones as they are, the others' sum."""
+    listed = list(counts.copy().items())
+    told = dict(listed[:MOST_TABLES])
+    if len(listed) > MOST_TABLES:
+        told[OTHER] = sum(number for _, number in listed[MOST_TABLES:])
+    return told
 
 
 class Health:
@@ -45,6 +62,11 @@ class Health:
         """How often it had to be dropped and begun anew."""
         self.tally = Tally()
         self.lag = Lag()
+        self.retained: Retained | None = None
+        """By the slot that the bridge streams from."""
+        self.retained_at: float | None = None
+        """time.monotonic() of when that was asked for."""
+        self.acknowledging = Acknowledging()
         self.acknowledged_at: float | None = None
         """time.monotonic() of when the sink was last seen to have acknowledged an event; within a second."""
         self.events_per_second = 0.0
@@ -53,9 +75,10 @@ class Health:
         self._handed: deque[tuple[float, int]] = deque([(self.started_at, 0)])
         """(time.monotonic(), events and dead letters so far), a second apart."""
 
-    def turn(self) -> None:
+    def turn(self, now: float) -> None:
         """The loop is alive; called at every turn."""
-        self.loop_at = time.monotonic()
+        self.loop_at = now
+        self.acknowledging.look(now)
 
     def received(self, lsn: int) -> None:
         """The stream has come so far."""
@@ -68,9 +91,16 @@ class Health:
         self.confirmed_lsn = lsn
         self.lag.confirmed(lsn)
 
+    def looked(self, look: Look, now: float) -> None:
+        """What the server said of its WAL."""
+        self.lag.looked(look.wal_end, look.server_seconds, now)
+        if look.retained is not None:
+            self.retained, self.retained_at = look.retained, now
+
     def restarted(self) -> None:
         """The stream begins anew."""
         self.lag.restarted()
+        self.acknowledging.restarted()
         self._acknowledged = self._handed_over() - self.in_flight.events
 
     def count(self, now: float) -> None:

@@ -83,8 +83,12 @@ class JoinedJudge:
             while numbers:
                 asked, numbers = numbers[:room], numbers[room:]
                 begun = time.monotonic()
-                pairs = self._answer(rows, asked)
-                room = next_room(room, len(asked), pairs, time.monotonic() - begun)
+                try:
+                    pairs = self._answer(rows, asked)
+                finally:
+                    seconds = time.monotonic() - begun
+                    self._tally.judged({(rows.table.schema, rows.table.name): len(asked)}, seconds)
+                room = next_room(room, len(asked), pairs, seconds)
             self._room[rows.table.oid, rows.role] = room
 
     def planned(self, inquiries: Iterable[Inquiry]) -> list[Rows]:

@@ -60,6 +60,7 @@ def make_judging(
         subscriptions,
         codec,
         writer,
+        tally,
         stop_on_failure=stop_on_failure,
         leave=leave,
         wait=wait,

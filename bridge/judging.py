@@ -5,6 +5,7 @@ too early is thrown away and taken again. Until all is answered nothing has chan
 question may be asked again.
 """
 
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Final, TypeVar
 
@@ -23,6 +24,7 @@ from bridge.rls import Outdated
 from bridge.snapshot import Snapshot
 from bridge.sql import Connection, is_transient, translate
 from bridge.subscriptions import Subscriptions, Update, is_subscription_change
+from bridge.tally import Tally
 from bridge.valuemaker import Unfit, ValueMaker
 from bridge.values import Codec
 from bridge.writer import EventWriter
@@ -62,6 +64,7 @@ class Judging:
         subscriptions: Subscriptions,
         codec: Codec,
         writer: EventWriter,
+        tally: Tally,
         *,
         stop_on_failure: bool,
         leave: bool,
@@ -76,6 +79,7 @@ class Judging:
         self._subscriptions = subscriptions
         self._codec = codec
         self._writer = writer
+        self._tally = tally
         self._stop_on_failure = stop_on_failure
         self._leave = leave
         self._wait = wait
@@ -96,10 +100,13 @@ class Judging:
         start = 0
         while start < len(messages):
             part = messages[start : start + self._portion]
+            begun = time.monotonic()
             try:
                 steps, decided = self._judge(part)
             except psycopg.Error as error:
                 raise translate(error, "judging changes") from error
+            finally:
+                self._tally.judging_seconds += time.monotonic() - begun
             self._adapt(decided, len(part))
             start += len(part)
             yield from self._outputs(steps, decided)

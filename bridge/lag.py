@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Final
 
+import msgspec
+
 from bridge.change import Begin, Change, Message
 
 MARK_SECONDS: Final = 0.25
@@ -19,6 +21,25 @@ FRESH_SECONDS: Final = 10.0
 """So long the last look at the end of the WAL says that there is nothing more."""
 _MANY: Final = 512
 """With more looks than this every second one is forgotten, and from then on fewer are kept."""
+
+
+class Retained(msgspec.Struct, frozen=True):
+    """WAL that the slot makes the server keep, in bytes."""
+
+    retained_bytes: int | None
+    """None: it has lost its position."""
+    safe_bytes: int | None
+    """How much may still be written before the slot is in danger; None: there is no limit."""
+
+
+class Look(msgspec.Struct, frozen=True):
+    """What the server said of its WAL."""
+
+    wal_end: int
+    server_seconds: float
+    """Its clock, in seconds since 1970."""
+    retained: Retained | None = None
+    """None: not asked."""
 
 
 class Lag:

@@ -1,7 +1,8 @@
 """The small HTTP listener that passes on what the loop tells about itself.
 
 `/live`: 200 while the loop moves, so that a supervisor restarts a stuck process. `/ready`: 200 while changes stream.
-`/metrics`: the numbers, for Prometheus; `/status`: the same as JSON, for `walrus-bridge status`.
+`/metrics`: the numbers, for Prometheus; `/status`: the same as JSON, for `walrus-bridge status`; `/`: a page for people that
+shows it.
 """
 
 import socket
@@ -14,6 +15,8 @@ from bridge.errors import ConfigError
 from bridge.health import Health
 from bridge.live import tell
 from bridge.metrics import CONTENT_TYPE, exposition
+from bridge.page import CONTENT_TYPE as HTML
+from bridge.page import NOTHING, page, policy
 from bridge.units import Address
 
 
@@ -71,6 +74,8 @@ class _Handler(BaseHTTPRequestHandler):
             self._answer(200, CONTENT_TYPE, exposition(self.shown))
         elif path == "/status":
             self._answer(200, "application/json", tell(self.shown))
+        elif path == "/":
+            self._answer(200, HTML, page(), policy())
         else:
             self.send_error(404)
 
@@ -79,10 +84,14 @@ class _Handler(BaseHTTPRequestHandler):
     def _tell(self, good: bool, yes: str, no: str) -> None:
         self._answer(200 if good else 503, "text/plain; charset=utf-8", f"{yes if good else no}\n".encode())
 
-    def _answer(self, status: int, content_type: str, body: bytes) -> None:
+    def _answer(self, status: int, content_type: str, body: bytes, policy: str = NOTHING) -> None:
         self.send_response(status)
         self.send_header("Content-Type", content_type)
         self.send_header("Content-Length", str(len(body)))
+        self.send_header("Content-Security-Policy", policy)
+        self.send_header("X-Content-Type-Options", "nosniff")
+        self.send_header("Referrer-Policy", "no-referrer")
+        self.send_header("Cache-Control", "no-store")
         self.end_headers()
         if self.command != "HEAD":
             self.wfile.write(body)

@@ -7,7 +7,7 @@ from typing import Final
 import msgspec
 
 from bridge import __version__
-from bridge.health import Health
+from bridge.health import MOST_TABLES, Health, bounded
 from bridge.lsn import format_lsn
 from bridge.units import Address
 
@@ -37,6 +37,17 @@ class Way(msgspec.Struct, frozen=True):
     """Why not by a join."""
 
 
+class SlotWal(msgspec.Struct, frozen=True):
+    """WAL that one of the bridge's slots makes the server keep, as last looked at."""
+
+    slot: str
+    use: str
+    """stream or replay."""
+    retained_bytes: int | None
+    safe_bytes: int | None
+    """What may still be written before the slot is in danger; null: no limit, or not known."""
+
+
 class Live(msgspec.Struct, frozen=True):
     """LSNs as PostgreSQL writes them. Null is what is not known yet. docs/operations.md explains each to operators."""
 
@@ -60,6 +71,9 @@ class Live(msgspec.Struct, frozen=True):
     held_back_seconds: float
     tables: list[TableCounts]
     row_security: list[Way]
+    sent_bytes: int | None = None
+    acknowledgement_wait_seconds: float | None = None
+    slots: list[SlotWal] = []
 
 
 class NotReachable(Exception):
@@ -74,7 +88,7 @@ def tell(health: Health) -> bytes:
 def live(health: Health) -> Live:
     now = time.monotonic()
     started = health.progress_at is not None
-    events, letters = health.events.copy(), health.dead_letters.copy()
+    events, letters = bounded(health.events), bounded(health.dead_letters)
     return Live(
         version=__version__,
         slot=health.slot,
@@ -99,9 +113,22 @@ def live(health: Health) -> Live:
         ],
         row_security=[
             Way(*of, "join" if reason is None else "one_by_one", reason)
-            for of, reason in sorted(health.tally.ways.copy().items())
+            for of, reason in sorted(list(health.tally.ways.copy().items())[:MOST_TABLES])
         ],
+        sent_bytes=health.in_flight.sent_bytes,
+        acknowledgement_wait_seconds=round(health.acknowledging.waiting_seconds(now), 3),
+        slots=_slots(health),
     )
+
+
+def _slots(health: Health) -> list[SlotWal]:
+    retained, window = health.retained, health.replay
+    slots = []
+    if retained is not None:
+        slots.append(SlotWal(health.slot, "stream", retained.retained_bytes, retained.safe_bytes))
+    if window is not None:
+        slots.append(SlotWal(window.slot, "replay", window.retained_bytes, None))
+    return slots
 
 
 def _rounded(seconds: float | None) -> float | None:

@@ -18,11 +18,12 @@ import structlog
 
 from bridge.backoff import Backoff
 from bridge.change import Commit
-from bridge.checkpoint import Checkpoint
+from bridge.checkpoint import Checkpoint, InFlight
 from bridge.errors import SlotActive, SlotError, Transient, Undelivered
 from bridge.event import Event
 from bridge.health import Health
 from bridge.lsn import Identity, format_lsn
+from bridge.notify import Supervisor
 from bridge.pace import Pace
 from bridge.replay_window import ReplayWindow, WindowSettings
 from bridge.sending import DRAIN_SECONDS, Sender
@@ -42,6 +43,8 @@ IN_FLIGHT_SECONDS = 0.002
 """The sink is polled so often while it has events: not all have a socket to wait on."""
 LOOK_SECONDS = 2.0
 """The end of the server's WAL is looked at so often."""
+RETAINED_SECONDS = 15.0
+"""And so often also at what the slot retains."""
 PROGRESS_SECONDS = 60.0
 QUERY_PATIENCE_SECONDS = 2.0
 """After a signal: how long a query has to answer."""
@@ -63,7 +66,11 @@ class Settings(SourceSettings, frozen=True, kw_only=True):
 
 
 def run(
-    settings: Settings, sink: Sink, health: Health | None = None, prepare: Callable[[], None] | None = None
+    settings: Settings,
+    sink: Sink,
+    health: Health | None = None,
+    prepare: Callable[[], None] | None = None,
+    supervisor: Supervisor | None = None,
 ) -> None:
     """Stream until a signal asks to stop. Returns when all that was read is delivered and confirmed.
 
@@ -74,18 +81,25 @@ def run(
     # What is made for each change has no cycles and does not live long: the collector need not look often.
     gc.set_threshold(50_000, 20, 50)
     with StopSignal() as stop:
-        Pipeline(settings, sink, health or Health(), stop, prepare or (lambda: None)).run()
+        Pipeline(settings, sink, health or Health(), stop, prepare or (lambda: None), supervisor).run()
 
 
 class Pipeline:
     def __init__(
-        self, settings: Settings, sink: Sink, health: Health, stop: StopSignal, prepare: Callable[[], None]
+        self,
+        settings: Settings,
+        sink: Sink,
+        health: Health,
+        stop: StopSignal,
+        prepare: Callable[[], None],
+        supervisor: Supervisor | None = None,
     ) -> None:
         self._settings = settings
         self._sink = sink
         self._health = health
         self._stop = stop
         self._prepare = prepare
+        self._supervisor = supervisor or Supervisor({})
         self._session: Session | None = None
         self._window: ReplayWindow | None = None
         self._identity: Identity | None = None
@@ -153,6 +167,7 @@ class Pipeline:
                             self._checkpoint.commit(output.end_lsn)
                         elif not self._done or self._is_new(output):
                             self._sender.send(output)
+                self._health.acknowledging.sent(self._checkpoint.newest, time.monotonic())
                 if batch.keepalive is not None and not session.in_transaction:
                     self._checkpoint.keepalive(batch.keepalive)
                     self._health.received(batch.keepalive)
@@ -172,7 +187,9 @@ class Pipeline:
         """What must go on whatever else waits: acknowledgements, and status updates."""
         self._sender.poll(seconds)
         now = time.monotonic()
-        self._health.turn()
+        self._health.turn(now)
+        if now >= self._supervisor.due:
+            self._supervisor.alive(now)
         confirmed = self._confirmable()
         since = now - self._status_at
         if since >= STATUS_SECONDS or (confirmed > self._status_sent and since >= STATUS_MOVED_SECONDS):
@@ -254,7 +271,8 @@ class Pipeline:
             self._heartbeat_at = now
         if now - self._looked_at >= LOOK_SECONDS:
             self._looked_at = now
-            self._health.lag.looked(*session.wal_end(), now)
+            asked = self._health.retained_at
+            self._health.looked(session.look(slot=asked is None or now - asked >= RETAINED_SECONDS), now)
 
     # -- opening and closing ---------------------------------------------------------------------------------------
 
@@ -308,7 +326,8 @@ class Pipeline:
             session.close()
             raise
         # What the sink still holds of the old stream counts for the budget, unless it has forgotten that.
-        self._sender.checkpoint = Checkpoint(start, None if self._sink.forgets else self._checkpoint.in_flight)
+        held = self._checkpoint.in_flight
+        self._sender.checkpoint = Checkpoint(start, InFlight(held.sent_bytes) if self._sink.forgets else held)
         self._health.in_flight = self._checkpoint.in_flight
         self._health.restarted()
         self._start_lsn, self._done = start, done
@@ -318,6 +337,7 @@ class Pipeline:
         self._health.streaming = True
         if self._window is None and self._settings.window is not None:
             self._window = ReplayWindow(self._settings.window, self._health)
+        self._supervisor.streaming()
         return session
 
     def _wait_for_slot(self, session: Session) -> Slot | None:
@@ -338,6 +358,7 @@ class Pipeline:
     def _reconnect(self, session: Session, error: Transient) -> Session:
         """For as long as it takes, with pauses that grow to half a minute."""
         self._health.streaming = False
+        self._supervisor.reconnecting()
         self._session = None
         self._walsender = session.stream.server_pid
         session.close()
@@ -360,6 +381,7 @@ class Pipeline:
     def _leave(self) -> None:
         """Deliver what was read, confirm it, close the stream cleanly."""
         self._health.streaming = False
+        self._supervisor.stopping()
         try:
             self._drain()
         finally:

@@ -9,6 +9,8 @@ their own (`rls.connection`), whose login should have no rights but to become th
 the settings must be as they were set, or the answer does not count.
 """
 
+import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
@@ -129,7 +131,14 @@ class Judge:
         Raises Outdated; psycopg.Error where it is transient (retry with a fresh snapshot); SourceRefused where
         the login may not take a role.
         """
-        answers = self._answer(list(questions), again=True)
+        rows: Counter[tuple[str, str]] = Counter()
+        for question in questions:
+            rows[question.table.schema, question.table.name] += len(question.lines)
+        begun = time.monotonic()
+        try:
+            answers = self._answer(list(questions), again=True)
+        finally:
+            self._tally.judged(rows, time.monotonic() - begun)
         self._tally.single_decisions += sum(len(question.lines) for question in questions)
         return answers
 

@@ -17,6 +17,7 @@ from bridge.change import Change, Message
 from bridge.errors import GapError, SourceRefused
 from bridge.guard import Guard
 from bridge.judgement import make_judging, same_database
+from bridge.lag import Look, Retained
 from bridge.lsn import Identity, format_lsn, parse_lsn
 from bridge.patterns import streams
 from bridge.pgoutput import PgOutputDecoder
@@ -37,6 +38,10 @@ log = structlog.get_logger()
 
 LOGGED_TABLES = 20
 """How many subscribed tables the log names at the start."""
+
+_LOOK = """select pg_current_wal_lsn()::text, extract(epoch from clock_timestamp())::float8"""
+_LOOK_AT_SLOT = f"""{_LOOK}, greatest(0, pg_wal_lsn_diff(pg_current_wal_lsn(), restart_lsn)::bigint), safe_wal_size
+from pg_replication_slots where slot_name = %s"""
 
 
 Decoder = Wal2JsonDecoder | PgOutputDecoder
@@ -212,16 +217,19 @@ class Session:
         except psycopg.Error as error:
             raise translate(error, "sending the heartbeat") from error
 
-    def wal_end(self) -> tuple[int, float]:
-        """The end of the server's WAL, and its clock in seconds since 1970."""
+    def look(self, *, slot: bool) -> Look:
+        """The end of the server's WAL, and its clock; with `slot` also what that retains: in the same question, so that the
+        loop waits no longer for it."""
         try:
-            row = self.connection.execute(
-                "select pg_current_wal_lsn()::text, extract(epoch from clock_timestamp())::float8"
-            ).fetchone()
+            if slot:
+                found = self.connection.execute(_LOOK_AT_SLOT, (self._settings.slot,)).fetchone()
+                if found is not None:
+                    return Look(parse_lsn(found[0]), found[1], Retained(found[2], found[3]))
+            row = self.connection.execute(_LOOK).fetchone()
         except psycopg.Error as error:
             raise translate(error, "asking for the end of the WAL") from error
         assert row is not None
-        return parse_lsn(row[0]), row[1]
+        return Look(parse_lsn(row[0]), row[1])
 
     def close(self) -> None:
         """End the stream so that the last status arrives, then the other connections."""

@@ -37,7 +37,11 @@ if [[ $want == tests ]]; then
   need java default-jre-headless
   need mvn maven
   need docker-compose docker-compose
+  need systemd-analyze systemd
+  need kubectl kubernetes-client
   need valgrind valgrind
+  need promtool prometheus
+  need chromium chromium
 fi
 
 cannot() { # cannot WHY: the end, with the way out

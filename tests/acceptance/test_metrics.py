@@ -91,6 +91,18 @@ def test_a_running_bridge_tells_what_it_does(database: Database, bridge: Any) ->
     assert metrics("events_total", schema="public", table="secret") == 2
     assert metrics.all("dead_letters_total") == [({"schema": "public", "table": "odd"}, 1)]
     assert 0.4 < (metrics("held_back_seconds_total") or 0) < 10
+    assert (metrics("sent_bytes_total") or 0) > 7 * 100
+    assert sum(count for labels, count in metrics.all("acknowledgement_seconds_bucket") if labels["le"] == "+Inf") >= 1
+    assert 0 < (metrics("acknowledgement_seconds_sum") or 0) < 30
+    assert metrics("acknowledgement_wait_seconds") == 0
+    assert metrics("acknowledgement_age_seconds") is not None
+    rows = {labels["table"]: count for labels, count in metrics.all("row_security_rows_total")}
+    assert rows == {"note": 5, "secret": 2 * 5, "odd": 1}
+    seconds = {labels["table"]: count for labels, count in metrics.all("row_security_seconds_total")}
+    assert seconds.keys() == rows.keys()
+    assert all(0 < each < 30 for each in seconds.values())
+    judging = metrics("judging_seconds_total") or 0
+    assert sum(seconds.values()) < judging < 30
     assert metrics("row_security_joined_rows_total") == 5
     assert metrics("row_security_single_decisions_total") == 2 * 5 + 1
     joined = {"schema": "public", "table": "note", "role": "authenticated", "way": "join", "reason": ""}
@@ -101,6 +113,10 @@ def test_a_running_bridge_tells_what_it_does(database: Database, bridge: Any) ->
     assert "random" in single["reason"]
     assert len(ways) == 2
     assert (metrics("in_flight_events"), metrics("in_flight_bytes")) == (0, 0)
+
+    # And what the slot makes the server keep is asked of it
+    assert (metrics("slot_retained_bytes") or 0) > 0
+    assert metrics.all("slot_safe_bytes") == []
 
     # And the position is the slot's
     before = parse_lsn(database.confirmed() or "")
@@ -116,6 +132,7 @@ def test_a_running_bridge_tells_what_it_does(database: Database, bridge: Any) ->
         metrics.wait(lambda age: age > 2, "progress_age_seconds")
     running.wait_for_events(8)
     metrics.wait(lambda age: age < 2, "progress_age_seconds")
+    assert (metrics("judging_seconds_total") or 0) > judging + 0.9
     # And idleness is none
     for _ in range(6):
         time.sleep(0.5)

@@ -43,7 +43,12 @@ def test_both_hold_what_they_need(built: pathlib.Path) -> None:
     in_wheel = set(zipfile.ZipFile(wheel).namelist())
     with tarfile.open(sdist) as archive:
         in_sdist = {name.split("/", 1)[-1] for name in archive.getnames()}
-    assert {"bridge/pipeline.py", "bridge/sqitch/sqitch.plan", "bridge/bridge.example.yaml"} <= in_wheel
+    assert {
+        "bridge/pipeline.py",
+        "bridge/sqitch/sqitch.plan",
+        "bridge/bridge.example.yaml",
+        "bridge/page.html",
+    } <= in_wheel
     assert "bridge/deploy/roles.sql" in in_wheel
     assert any(name.endswith("licenses/LICENSE") for name in in_wheel)
     assert {

@@ -35,13 +35,13 @@ QUICK = Plan(
 )
 FULL = Plan(
     name="full",
-    rows=100_000,
+    rows=60_000,
     rounds=3,
     subscribers=(1, 100, 1_000, 10_000, 100_000),
     row_steps=(10, 100, 1_000, 10_000),
-    enough_seconds=1,
-    cap_seconds=30,
-    latency_seconds=15,
+    enough_seconds=0.5,
+    cap_seconds=6,
+    latency_seconds=8,
     subscriptions=(1, 1_000, 100_000),
-    idle_seconds=10,
+    idle_seconds=5,
 )

@@ -80,6 +80,7 @@ def stages(
             subscriptions,
             codec,
             EventWriter(Identity("7000", 1)),
+            tally,
             stop_on_failure=False,
             leave=leave,
             wait=lambda _: None,

@@ -91,6 +91,7 @@ class Loop:
             subscriptions,
             codec,
             EventWriter(Identity("7309470000000000000", 1)),
+            Tally(),
             stop_on_failure=False,
             leave=False,
             wait=lambda _: None,

@@ -46,12 +46,22 @@ def test_live_while_the_loop_moves_ready_while_it_streams(health: Health, listen
     assert (status(listener, "/live"), status(listener, "/ready")) == (503, 503)
 
     # When it moves again
-    health.turn()
+    health.turn(time.monotonic())
     assert (status(listener, "/live"), status(listener, "/ready")) == (200, 200)
 
 
 def test_other_paths_are_not_found(listener: Listener) -> None:
-    assert status(listener, "/") == 404
+    assert [status(listener, path) for path in ("/favicon.ico", "/page.html", "/../status")] == [404] * 3
+
+
+@pytest.mark.parametrize("path", ["/", "/?x=1", "/live", "/status", "/metrics"])
+def test_browsers_are_told_to_trust_nothing_else(health: Health, listener: Listener, path: str) -> None:
+    with urllib.request.urlopen(f"http://127.0.0.1:{listener.port}{path}", timeout=5) as answer:
+        policy = answer.headers["Content-Security-Policy"]
+        assert answer.headers["X-Content-Type-Options"] == "nosniff"
+    assert policy.startswith("default-src 'none'; frame-ancestors 'none'")
+    assert "unsafe" not in policy
+    assert ("script-src 'sha256-" in policy) == (path in {"/", "/?x=1"})
 
 
 def test_an_address_in_use_is_an_error_that_names_the_key(listener: Listener, health: Health) -> None:

@@ -1,0 +1,185 @@
+"""Under a service manager: what the bridge tells it, and deploy/systemd/walrus-bridge.service under a real systemd."""
+
+import json
+import pathlib
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import psycopg
+import pytest
+import yaml
+
+from bridge.errors import Exit
+from tests.acceptance.test_cli_run import TRY_IT_OUT
+from tests.servers.postgres import Database
+from tests.servers.systemd import Systemd, lacking
+from tests.servers.waiting import wait_until
+
+UNIT = pathlib.Path(__file__).parents[2] / "deploy" / "systemd" / "walrus-bridge.service"
+
+
+def settings(dsn: str, slot: str) -> dict[str, Any]:
+    return {"source": {"connection": dsn, "slot": slot}, "sink": {"stdout": {}}, "http": {"listen": None}}
+
+
+@pytest.fixture
+def messages(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+    """The lines that the bridge has told by the last `take`."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listening:
+        listening.bind(str(tmp_path / "notify"))
+        listening.setblocking(False)
+        monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
+        monkeypatch.setenv("WATCHDOG_USEC", "400000")
+
+        class Messages(list[str]):
+            def take(self) -> "Messages":
+                try:
+                    while True:
+                        self += listening.recv(4096).decode().split("\n")
+                except BlockingIOError:
+                    return self
+
+        yield Messages()
+
+
+def test_it_is_ready_when_it_streams_and_alive_while_the_loop_moves(
+    database: Database, bridge: Callable[..., Any], messages: Any
+) -> None:
+    # Given a slot that another bridge holds
+    first = bridge(config=settings(database.dsn, database.slot))
+    first.wait_until_streaming()
+    messages.take().clear()
+
+    # When a standby starts, it asks for more time and is not ready
+    standby = bridge(config=settings(database.dsn, database.slot), arguments=("--wait",))
+    standby.wait_for(lambda: messages.take().count("EXTEND_TIMEOUT_USEC=300000000") >= 2, "it asks for more time")
+
+    # When it has the slot, it is ready
+    first.process.send_signal(signal.SIGKILL)
+    first.wait()
+    standby.wait_for(lambda: "READY=1" in messages.take(), "it is ready")
+
+    # And gives signs of life, idle too
+    messages.clear()
+    standby.wait_for(lambda: messages.take().count("WATCHDOG=1") >= 3, "signs of life")
+    assert "EXTEND_TIMEOUT_USEC=300000000" not in messages
+
+    # And it says that it stops
+    assert standby.stop() == Exit.OK
+    assert "STOPPING=1" in messages.take()
+
+
+def test_it_tells_of_a_lost_connection(database: Database, bridge: Callable[..., Any], messages: Any) -> None:
+    running = bridge(config=settings(database.dsn, database.slot))
+    running.wait_for(lambda: "READY=1" in messages.take(), "it is ready")
+    messages.clear()
+
+    database.execute(
+        "select pg_terminate_backend(active_pid) from pg_replication_slots where slot_name = %s", (database.slot,)
+    )
+
+    running.wait_for(lambda: "STATUS=streaming" in messages.take(), "it streams again")
+    assert "STATUS=PostgreSQL is lost, reconnecting" in messages
+    assert running.stop() == Exit.OK
+
+
+@pytest.fixture
+def systemd(tmp_path: pathlib.Path) -> Iterator[Callable[..., Systemd]]:
+    """Start a systemd with the unit, some lines of it replaced."""
+    if why := lacking():
+        pytest.skip(f"a systemd of its own cannot be started here: {why}")
+    started: list[Systemd] = []
+    program = pathlib.Path(sys.executable).with_name("walrus-bridge")
+
+    def start(config: dict[str, Any], drop_in: str = "") -> Systemd:
+        # The configuration as a credential: a file that root alone reads, and the service.
+        file = tmp_path / "bridge.yaml"
+        file.write_text(yaml.safe_dump(config))
+        file.chmod(0o600)
+        command = f"ExecStart=\nExecStart={program} run --config ${{CREDENTIALS_DIRECTORY}}/bridge.yaml\n"
+        command += f"LoadCredential=bridge.yaml:{file}\n"
+        started.append(Systemd(tmp_path, UNIT, command + drop_in))
+        return started[-1]
+
+    yield start
+    for each in started:
+        each.end()
+
+
+def test_the_unit_runs_in_its_walls_and_the_watchdog_ends_what_is_stuck(
+    systemd: Callable[..., Systemd], dsn: str, tmp_path: pathlib.Path
+) -> None:
+    # Given secrets in a file that only root reads
+    (tmp_path / "secrets.env").write_text(f"SLOT={dsn.rpartition('/')[2]}\n")
+    (tmp_path / "secrets.env").chmod(0o600)
+    secrets = f"EnvironmentFile={tmp_path}/secrets.env\n"
+
+    # When the unit starts on an empty database
+    manager = systemd(settings(dsn, "${SLOT}"), f"{secrets}WatchdogSec=4\nRestartSec=100ms\n")
+    manager.ask("start", manager.name)
+
+    # Then it has applied the migrations, and streams
+    manager.wait_for("active")
+    assert manager.show("StatusText") == "streaming"
+    assert "migrations applied" in manager.text("stderr")
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        for statement in TRY_IT_OUT.split(";")[:-1]:
+            connection.execute(statement.encode())
+        wait_until(lambda: manager.text("stdout").endswith("\n"), "its event")
+        assert json.loads(manager.text("stdout"))["wal"]["record"] == {"id": 1, "title": "Foo"}
+
+        # When the process stands still
+        main = manager.show("MainPID")
+        manager.signal_main(signal.SIGSTOP)
+
+        # Then the watchdog ends it, it is started again, and goes on
+        wait_until(lambda: manager.show("NRestarts") == "1", "a restart")
+        manager.wait_for("active")
+        assert manager.show("MainPID") != main
+        connection.execute("insert into book values (2, 'Bar')")
+        wait_until(lambda: '"title":"Bar"' in manager.text("stdout"), "the next event")
+    assert "Fatal Python error: Aborted" in manager.text("stderr")
+
+    # When it is stopped, it ends well
+    manager.ask("stop", manager.name)
+    assert manager.show("ActiveState") == "inactive"
+    assert manager.show("Result") == "success"
+    assert manager.show("ExecMainStatus") == "0"
+
+
+def test_the_unit_of_a_standby_may_wait_longer_than_a_start_may_take(
+    systemd: Callable[..., Systemd], database: Database, bridge: Callable[..., Any]
+) -> None:
+    # Given a bridge that holds the slot
+    first = bridge(config=settings(database.dsn, database.slot))
+    first.wait_until_streaming()
+
+    # When a standby has been starting for longer than the unit allows
+    manager = systemd(
+        settings(database.dsn, database.slot), "TimeoutStartSec=2\nEnvironment=WALRUS_BRIDGE_RUN_WAIT=1\n"
+    )
+    manager.ask("start", "--no-block", manager.name)
+    wait_until(lambda: "waiting for the slot" in manager.text("stderr"), "it waits")
+    time.sleep(3)
+    assert manager.show("ActiveState") == "activating"
+
+    # Then it takes over all the same
+    assert first.stop() == Exit.OK
+    manager.wait_for("active")
+    assert manager.show("NRestarts") == "0"
+
+
+def test_the_unit_is_not_started_again_for_what_does_not_pass_by_itself(
+    systemd: Callable[..., Systemd], dsn: str
+) -> None:
+    manager = systemd(settings(dsn, "slot") | {"sink": {}}, "RestartSec=100ms\n")
+
+    manager.ask("start", manager.name)
+
+    manager.wait_for("failed")
+    assert manager.show("ExecMainStatus") == str(Exit.CONFIG.value)
+    assert manager.show("NRestarts") == "0"
