@@ -1,5 +1,5 @@
 # make demo | test | test-unit | lint: each installs what it needs first; a second run finds everything in place.
-.PHONY: demo test test-unit test-versions torture bench bench-page lint format lock wheel venv tools clean
+.PHONY: demo test test-unit test-versions torture bench bench-page docs lint format lock wheel venv tools clean
 
 VENV = .venv/bin
 PYTEST = $(VENV)/python -m pytest
@@ -42,6 +42,10 @@ bench:
 # docs/performance.md and its picture, from what `make bench` has written.
 bench-page: venv
 	@$(VENV)/python -m tests.benchmarks.page $(or $(OUT),bench.json)
+
+# The docs as a site, in build/site.
+docs: venv
+	@NO_MKDOCS_2_WARNING=1 $(VENV)/mkdocs build --strict
 
 lint: venv
 	$(VENV)/ruff check

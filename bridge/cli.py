@@ -19,6 +19,7 @@ from bridge.cli_consumers import offsets, tail
 from bridge.cli_database import migrate, slot
 from bridge.cli_dead_letter import dead_letter
 from bridge.cli_replay import lsn, replay
+from bridge.cli_schema import schema
 from bridge.cli_stages import settings_of, sink_of, window_of
 from bridge.cli_target import chosen_file, config_of, config_option, connection_option, slot_option, target
 from bridge.config import Config
@@ -186,6 +187,7 @@ cli.add_command(trace)
 cli.add_command(dead_letter)
 cli.add_command(offsets)
 cli.add_command(tail)
+cli.add_command(schema)
 
 
 @cli.command()
@@ -193,6 +195,9 @@ def demo() -> None:
     """Show the whole way on a temporary PostgreSQL: a subscription, a change, its event.
 
     Needs PostgreSQL's server programs with wal2json, and sqitch; leaves nothing behind.
+
+    \b
+    Example: walrus-bridge demo
     """
     from bridge.demo import run_demo
 
@@ -281,9 +286,9 @@ def _guarded(command: click.Command, program: str, arguments: Sequence[str] | No
     except (click.Abort, KeyboardInterrupt):
         click.echo(f"{program}: ended before it was done", err=True)
         return INTERRUPTED
-    except SystemExit:
-        # Click's way to end where the reader of our output has gone.
-        return PIPE_CLOSED
+    except SystemExit as ended:
+        # Click's way to end a shell's completion, and, with 1, where the reader of our output has gone.
+        return PIPE_CLOSED if ended.code else Exit.OK
     except Exception:
         traceback.print_exc()
         click.echo(f"{program}: unexpected error. This is a bug: please report it with the lines above.", err=True)

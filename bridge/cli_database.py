@@ -43,14 +43,22 @@ def migrate_deploy(config: Path | None, connection: str, only_print: bool) -> No
 @migrate.command("status")
 @target(slot=False)
 def migrate_status(config: Path | None, connection: str) -> None:
-    """Say which migrations are applied and which are not."""
+    """Say which migrations are applied and which are not.
+
+    \b
+    Example: walrus-bridge migrate status --config bridge.yaml
+    """
     click.echo(migrations.status(config_of(config, connection).source.connection))
 
 
 @migrate.command("verify")
 @target(slot=False)
 def migrate_verify(config: Path | None, connection: str) -> None:
-    """Check that what the migrations made is there."""
+    """Check that what the migrations made is there.
+
+    \b
+    Example: walrus-bridge migrate verify --config bridge.yaml
+    """
     migrations.verify(config_of(config, connection).source.connection)
     click.echo("all migrations are applied")
 
@@ -81,7 +89,11 @@ def slot() -> None:
 @slot.command("create")
 @target(slot=True)
 def slot_create(config: Path | None, connection: str, slot: str) -> None:
-    """Make the slot: changes from now on are kept for the bridge. `run` does this by itself."""
+    """Make the slot: changes from now on are kept for the bridge. `run` does this by itself.
+
+    \b
+    Example: walrus-bridge slot create --config bridge.yaml
+    """
     source = config_of(config, connection, slot).source
     create_slot(source.connection, source.slot, source.plugin)
     click.echo(f"made slot {source.slot} with the plugin {source.plugin}")
@@ -94,6 +106,9 @@ def slot_drop(config: Path | None, connection: str, slot: str, yes: bool) -> Non
     """Drop the slot, and with it the position: what has not been delivered is lost to the bridge.
 
     The second slot, which source.replay_window keeps, goes too.
+
+    \b
+    Example: walrus-bridge slot drop --config bridge.yaml --yes
     """
     source = config_of(config, connection, slot).source
     _confirm(f"Drop slot {source.slot} and lose its position?", yes)
@@ -106,7 +121,11 @@ def slot_drop(config: Path | None, connection: str, slot: str, yes: bool) -> Non
 @target(slot=True)
 @click.option("--json", "as_json", envvar="WALRUS_BRIDGE_SLOT_SHOW_JSON", is_flag=True, help="Print it as JSON.")
 def slot_show(config: Path | None, connection: str, slot: str, as_json: bool) -> None:
-    """Show the slot: plugin, position, who streams from it, how much WAL it holds."""
+    """Show the slot: plugin, position, who streams from it, how much WAL it holds.
+
+    \b
+    Example: walrus-bridge slot show --config bridge.yaml
+    """
     source = config_of(config, connection, slot).source
     facts = show_slot(source.connection, source.slot)
     if as_json:

@@ -35,6 +35,7 @@ fi
 if [[ $want == tests ]]; then
   need /usr/lib/rabbitmq/bin/rabbitmq-server rabbitmq-server
   need java default-jre-headless
+  need javac default-jdk-headless  # for the consumers' example in Java
   need mvn maven
   need docker-compose docker-compose
   need systemd-analyze systemd

@@ -1,5 +1,6 @@
 """The docs tell every command, option, exit status and configuration key."""
 
+import inspect
 import json
 import re
 from collections.abc import Iterator
@@ -55,6 +56,14 @@ def test_every_option_has_a_help_text_and_a_documented_environment_variable(name
             variable = str(parameter.envvar or f"{own}_{str(parameter.name).upper()}")
             assert f"`{variable}`" in COMMANDS, variable
     assert command.help
+
+
+@pytest.mark.parametrize(("name", "command"), ALL_COMMANDS, ids=[name for name, _ in ALL_COMMANDS])
+def test_every_command_s_help_has_an_example(name: str, command: click.Command) -> None:
+    """One that begins as the command does; click keeps its lines as they are."""
+    _, found, examples = inspect.cleandoc(command.help or "").partition("\b\nExample")
+    assert found
+    assert f" {name}" in examples
 
 
 @pytest.mark.parametrize("status", list(Exit), ids=lambda status: status.name)
