@@ -10,12 +10,10 @@ import pytest
 import yaml
 
 from bridge.errors import Exit
-from tests.acceptance.test_logins import logins
 from tests.acceptance.test_streaming import config
 from tests.command import Done
 from tests.servers.postgres import Database
 
-__all__ = ["logins"]
 pytestmark = pytest.mark.versions
 
 Run = Callable[..., Done]
