@@ -46,6 +46,11 @@ from pg_class c join pg_namespace s on s.oid = c.relnamespace
 where c.oid = any (%(oids)s::oid[])
 """
 
+# A new name or schema is its row type's as well, in the same transaction; so is a new owner, which cannot be told apart.
+_NAMED = """
+select c.oid, t.xmin::text::bigint from pg_class c join pg_type t on t.oid = c.reltype where c.oid = any (%(oids)s::oid[])
+"""
+
 # The type under domains, and PostgreSQL's json_categorize_type of it.
 _COLUMNS = """
 with recursive base (attnum, oid) as (
@@ -177,6 +182,10 @@ class Catalog(CatalogTransaction):
         rows = self.ask(_LOOK_UP, **_named(names))
         self._versions.update((oid, version) for _, oid, version, _ in rows if oid)
         return [Lookup(oid, tuple(ancestors)) if oid else None for _, oid, _, ancestors in rows]
+
+    def named(self, oids: Iterable[int]) -> dict[int, int]:
+        """The transaction, in 32 bits, by which each table got the name that it has; or the owner, if that was later."""
+        return dict(self.ask(_NAMED, oids=sorted(oids)))
 
     def tables(self, oids: Iterable[int]) -> dict[int, Table]:
         """The tables' descriptions as they stand; what is gone is left out."""

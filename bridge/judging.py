@@ -21,6 +21,7 @@ from bridge.event import Event, Values
 from bridge.judged import Judged, Undecided
 from bridge.pools import Candidate, Route
 from bridge.rls import Outdated
+from bridge.snapshot import Snapshot
 from bridge.sql import Connection, is_transient, translate
 from bridge.subscriptions import Subscriptions, Update, is_subscription_change
 from bridge.tally import Tally
@@ -83,6 +84,8 @@ class Judging:
         self._leave = leave
         self._wait = wait
         self._follow = follow
+        self._named: dict[int, int] = {}
+        """In a replay, by what transaction each table got its name."""
         self._portion = 256
         """How many messages are judged at once."""
         self._pending: list[Update] = []
@@ -215,6 +218,8 @@ class Judging:
     ) -> tuple[dict[Name, Lookup | None], list[Update | None]]:
         """What the names in the batch stand for now, and what its changes to realtime.subscription say."""
         found = dict(zip(names, self._catalog.look_up(names), strict=True))
+        if not self._follow:
+            self._named = self._catalog.named({lookup.oid for lookup in found.values() if lookup})
         own = [change for change in changes if is_subscription_change(change)] if self._follow else []
         return found, self._subscriptions.read(self._connections[0], own, self._codec) if own else []
 
@@ -240,6 +245,10 @@ class Judging:
                     found = routes[key] = self._routes(message, lookups)
                 if found is None:
                     steps.append(Lost(message))
+                elif found and self._named and self._is_of_another(message, lookups):
+                    steps.append(
+                        Lost(msgspec.structs.replace(message, oid=0))
+                    )  # nor is a retry to take it for that one
                 else:
                     steps += [Candidate(message, route) for route in found]
             elif isinstance(message, Commit):
@@ -249,6 +258,14 @@ class Judging:
                     routes.clear()
                 steps.append(message)
         return steps
+
+    def _is_of_another(self, change: Change, lookups: dict[Name, Lookup | None]) -> bool:
+        """Whether the change may be of a table that had the name before, which only an OID could tell: a replay reaches
+        far back, and who may see the one that has the name now need not be let see that one."""
+        lookup = lookups.get((change.schema, change.table, change.oid))
+        if change.oid is not None or lookup is None or lookup.oid not in self._named:
+            return False
+        return Snapshot.parse(self._catalog.snapshot).has_later(self._named[lookup.oid], change.transaction.xid)
 
     def _routes(self, change: Change, lookups: dict[Name, Lookup | None]) -> list[Route] | None:
         """Where such changes go, as long as the subscriptions are the same; None: the table is gone, and was known."""

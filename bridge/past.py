@@ -49,7 +49,7 @@ class Stretch:
         self.transaction: Transaction | None = None
         """The one that is open, if it belongs to the stretch."""
         self.position = first
-        """How far it has come: the newest commit LSN, or what the server has read."""
+        """How far it has come: the newest LSN of a change or commit, or what the server has read."""
 
     def take(self, messages: Iterable[Message]) -> list[Message]:
         """The Begins, changes and Commits that belong to it."""
@@ -59,21 +59,29 @@ class Stretch:
                 break
             if isinstance(message, Begin):
                 lsn = message.transaction.commit_lsn
-                self.position = min(max(self.position, lsn), self.last)
                 self.is_done = lsn > self.last
                 self.transaction = message.transaction if self.first <= lsn <= self.last else None
                 if self.transaction is not None:
                     taken.append(message)
+                else:
+                    self._come_to(lsn)
             elif self.transaction is not None and isinstance(message, Change | Commit):
                 taken.append(message)
                 if isinstance(message, Commit):
                     self.transaction = None
+                    self.is_done = message.end_lsn > self.last  # all later ones have later commit LSNs
+                    self._come_to(message.end_lsn)
+                else:
+                    self._come_to(message.lsn)  # a large transaction takes its time
         return taken
 
     def reached(self, lsn: int) -> None:
         """The server says, outside of transactions, that it has read the WAL up to `lsn`."""
-        self.position = min(max(self.position, lsn), self.last)
+        self._come_to(lsn)
         self.is_done = self.is_done or lsn > self.last
+
+    def _come_to(self, lsn: int) -> None:
+        self.position = min(max(self.position, lsn), self.last)
 
 
 class Past:

@@ -31,3 +31,8 @@ class Snapshot(msgspec.Struct, frozen=True):
             distance -= _EPOCH
         full = self.xmax + distance
         return full < self.xmin or (full < self.xmax and full not in self.running)
+
+    def has_later(self, xid: int, than: int) -> bool:
+        """Whether `xid` was given out after `than` (both of 32 bits), and not after the snapshot. Numbers come round: what
+        is so old that it would have to be of the future is not later."""
+        return 0 < (xid - than) % _EPOCH < (self.xmax - than) % _EPOCH

@@ -36,7 +36,7 @@ class DeadLetters(msgspec.Struct, frozen=True):
 class Replay(msgspec.Struct, frozen=True):
     """What is kept for replay."""
 
-    window: str | int | None
+    window: str | None
     """source.replay_window"""
     slot: SlotFacts | None
 
@@ -132,7 +132,7 @@ def together(
     config: Config, facts: DatabaseFacts, told: Live | None, problem: str | None, letters: int | None = None
 ) -> Status:
     """Pure."""
-    slot = facts.slot
+    slot, window = facts.slot, config.source.replay_window
     return Status(
         at=facts.at,
         server_version=facts.server_version,
@@ -147,7 +147,7 @@ def together(
         if told is None
         else [DeadLetters(each.schema, each.table, each.dead_letters) for each in told.tables if each.dead_letters],
         letters_kept=letters,
-        replay=Replay(config.source.replay_window, facts.replay_slot),
+        replay=Replay(None if window is None else str(window), facts.replay_slot),
         bridge=told,
         bridge_problem=problem,
         notes=list(_notes(config, facts, told, letters)),

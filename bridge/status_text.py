@@ -97,9 +97,10 @@ def _rest(status: Status) -> Iterator[tuple[str, str]]:
     replay, slot = status.replay, status.replay.slot
     if slot is not None:
         kept = "-" if slot.retained_bytes is None else size(slot.retained_bytes)
+        age = "" if slot.catalog_xmin_age is None else f", catalog_xmin is {slot.catalog_xmin_age:,} transactions old"
         yield (
             "replay window",
-            f"{replay.window or 'not configured'}: slot {slot.name} holds {kept} from {slot.confirmed_lsn or '-'} on",
+            f"{replay.window or 'not configured'}: slot {slot.name} holds {kept} from {slot.confirmed_lsn or '-'} on{age}",
         )
     else:
         yield (

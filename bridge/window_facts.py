@@ -18,6 +18,15 @@ select s.confirmed_flush_lsn::text, pg_wal_lsn_diff(pg_current_wal_flush_lsn(), 
 from pg_replication_slots s where s.slot_name = %s
 """
 
+# No mark before it may be of a later time, as there is where the clock was set back.
+_MARK_BEFORE = """
+with marks as (
+  select m.lsn, m.marked_at from walrus_bridge.replay_mark m
+  where m.slot_name = %(slot)s and m.lsn between %(lsn)s::pg_lsn and pg_current_wal_flush_lsn())
+select max(m.lsn)::text from marks m
+where m.marked_at <= %(moment)s and not exists (select from marks l where l.lsn < m.lsn and l.marked_at > %(moment)s)
+"""
+
 
 class Facts(msgspec.Struct, frozen=True):
     """What the window is and costs."""
@@ -61,11 +70,7 @@ def mark_before(connection: Connection, slot: str, moment: datetime, lsn: int) -
     Raises psycopg.Error."""
     if not has_marks(connection):
         return None
-    row = connection.execute(
-        "select max(lsn)::text from walrus_bridge.replay_mark"
-        " where slot_name = %s and marked_at <= %s and lsn >= %s::pg_lsn and lsn <= pg_current_wal_flush_lsn()",
-        (slot, moment, format_lsn(lsn)),
-    ).fetchone()
+    row = connection.execute(_MARK_BEFORE, {"slot": slot, "moment": moment, "lsn": format_lsn(lsn)}).fetchone()
     return parse_lsn(row[0]) if row and row[0] else None
 
 

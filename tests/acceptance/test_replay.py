@@ -19,6 +19,8 @@ from tests.servers.kafka import Kafka
 from tests.servers.postgres import Database
 from tests.servers.waiting import wait_until
 
+pytestmark = pytest.mark.versions
+
 PLUGINS = ["wal2json", "pgoutput"]
 ROWS = "insert into note select g, 'Foo' from generate_series(%s::int, %s) g"
 
@@ -424,6 +426,40 @@ def test_who_gets_it_is_decided_as_of_now(
         "late3": [other],
     }
     assert {each.id for each in before} > {found["authenticated1"].id, found["authenticated3"].id}
+    assert running.stop() == Exit.OK
+
+
+@pytest.mark.parametrize("plugin", PLUGINS)
+def test_a_table_that_has_taken_the_name_gives_none_of_the_other_ones_rows(
+    note: Database, on_kafka: Broker, bridge: Any, walrus_bridge: Any, tmp_path: Path, plugin: str
+) -> None:
+    # Given rows that nobody may see, in a table that had the name of one that everybody may see
+    note.execute("alter table note enable row level security; grant select on note to authenticated")
+    note.subscribe("note", role="authenticated")
+    settings = config(note, on_kafka.sink, plugin)
+    running = bridge(config=settings)
+    running.wait_until_streaming()
+    keep_from_here(note)
+    (begin,) = note.execute("select pg_current_wal_flush_lsn()::text")[0]
+    note.execute(ROWS, (1, 1))
+    note.wait_until_confirmed()
+    note.execute("create table other (id int primary key, body text); grant select on other to authenticated")
+    note.execute("alter table note rename to away; alter table other rename to note")
+    note.subscribe("note", role="authenticated")
+    note.execute(ROWS, (2, 2))
+    note.wait_until_confirmed()
+
+    done: Done = walrus_bridge(
+        "replay", "--config", written(tmp_path, settings), "--from-lsn", begin, "--table", "public.note"
+    )
+
+    # Then the other table's change is a dead letter, also when it is tried again
+    assert done.status == Exit.OK, done.stderr
+    assert rows(replayed(on_kafka.contents())) == [2]
+    assert "replayed 2 events" in done.stderr
+    again: Done = walrus_bridge("dead-letter", "retry", "--all", "--config", written(tmp_path, settings))
+    assert again.status == Exit.LETTERS_LEFT, again.stderr
+    assert rows(on_kafka.contents()) == [2, 2]
     assert running.stop() == Exit.OK
 
 

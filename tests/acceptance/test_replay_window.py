@@ -14,7 +14,7 @@ from bridge.errors import Exit
 from bridge.lsn import format_lsn, parse_lsn
 from bridge.slot import second_slot
 from bridge.sql import connect
-from bridge.window_facts import Facts, facts
+from bridge.window_facts import Facts, facts, mark_before
 from tests.acceptance.replaying import config, keep_from_here, slots
 from tests.servers.bridge import BridgeProcess
 from tests.servers.postgres import Database
@@ -254,3 +254,23 @@ def test_two_at_once_do_not_keep_each_other_from_moving(database: Database, brid
     wait_until(lambda: oldest(database) > begun, "the window moved")
     assert "cannot be kept" not in running.stderr
     assert running.stop() == Exit.OK
+
+
+def test_a_clock_that_was_set_back_hides_nothing_from_since(database: Database) -> None:
+    # Given marks of which the last was made after the clock was set back by an hour
+    (now,) = database.execute("select clock_timestamp()")[0]
+    ages = {"0/100": 120, "0/200": 100, "0/300": 60, "0/400": 110}
+    for lsn, minutes in ages.items():
+        values = (database.slot, lsn, now - timedelta(minutes=minutes))
+        database.execute("insert into walrus_bridge.replay_mark values (%s, %s, %s)", values)
+
+    def before(minutes: int) -> str | None:
+        with connect(database.dsn) as connection:
+            found = mark_before(connection, database.slot, now - timedelta(minutes=minutes), 0)
+        return None if found is None else format_lsn(found)
+
+    # Then what was committed 80 minutes ago by the clock of then is not below the mark for it
+    assert before(80) == "0/200"
+    assert before(105) == "0/100"
+    assert before(130) is None
+    assert before(50) == "0/400"

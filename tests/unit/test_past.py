@@ -23,9 +23,24 @@ def test_both_ends_are_included() -> None:
     assert stretch.is_done
 
 
+def test_it_is_done_with_the_transaction_that_ends_past_it() -> None:
+    stretch = Stretch(200, 300)
+    *open_one, commit = transaction(300)
+    stretch.take([*transaction(290), *open_one])
+    assert not stretch.is_done
+    assert stretch.take([commit]) == [commit]
+    assert stretch.is_done
+
+
+def test_in_a_large_transaction_it_has_come_as_far_as_its_changes() -> None:
+    stretch = Stretch(2, 300)
+    stretch.take(transaction(300, 200)[:151])
+    assert stretch.position == 150
+
+
 def test_it_is_not_done_before_something_later_has_come() -> None:
     stretch = Stretch(200, 300)
-    assert lsns(stretch.take(transaction(300))) == [300]
+    assert lsns(stretch.take(transaction(290))) == [290]
     assert not stretch.is_done
     stretch.reached(300)
     assert not stretch.is_done

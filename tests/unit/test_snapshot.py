@@ -30,3 +30,20 @@ EPOCH = 1 << 32
 )
 def test_a_transaction_is_contained_when_it_had_ended(text: str, xid: int, contained: bool) -> None:
     assert Snapshot.parse(text).contains(xid) is contained
+
+
+@pytest.mark.parametrize(
+    ("xmax", "xid", "than", "later"),
+    [
+        (200, 150, 100, True),
+        (200, 100, 150, False),
+        (200, 100, 100, False),
+        (EPOCH + 5, 2, EPOCH - 3, True),
+        (EPOCH + 5, EPOCH - 3, 2, False),
+        # Of long ago, though its number seems one to come.
+        (EPOCH + 200, 201, 100, False),
+        (EPOCH + 200, 3_000_000_000, 100, False),
+    ],
+)
+def test_which_transaction_is_later(xmax: int, xid: int, than: int, later: bool) -> None:
+    assert Snapshot(xmax, xmax, frozenset()).has_later(xid, than) is later

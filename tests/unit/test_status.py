@@ -1,5 +1,6 @@
 """`walrus-bridge status` without a server: what the facts mean, and how they are shown."""
 
+import json
 import time
 import urllib.request
 from typing import Any
@@ -14,7 +15,7 @@ from bridge.listener import Listener
 from bridge.status import Status, asked, together
 from bridge.status_facts import DatabaseFacts, SlotFacts, Subscribers
 from bridge.status_text import duration, screen, size
-from bridge.units import Address
+from bridge.units import Address, Window
 
 SLOT = SlotFacts(
     name="realtime", plugin="wal2json", database="app", wal_status="extended", invalidation_reason=None, active_pid=7,
@@ -184,3 +185,15 @@ def test_durations(seconds: float, text: str) -> None:
 )
 def test_sizes(number: int, text: str) -> None:
     assert size(number) == text
+
+
+def test_the_replay_window_tells_its_cost_and_can_be_written_as_json() -> None:
+    config = Config(sink=CONFIG.sink, source=Source(slot="realtime", replay_window=Window.parse("24h")))
+    kept = msgspec.structs.replace(SLOT, name="realtime_replay")
+    status = together(config, msgspec.structs.replace(FACTS, replay_slot=kept), None, "not reachable")
+
+    assert shown(status)["replay window"] == (
+        "24h: slot realtime_replay holds 3.0 MiB from 0/200 on, catalog_xmin is 12 transactions old"
+    )
+    told = json.loads(msgspec.json.encode(status))["replay"]
+    assert (told["window"], told["slot"]["retained_bytes"], told["slot"]["catalog_xmin_age"]) == ("24h", 3 << 20, 12)
