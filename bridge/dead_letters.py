@@ -40,6 +40,9 @@ class Recorded(msgspec.Struct, frozen=True, kw_only=True):
     """What was changed: a partition where the letter is of a table above it."""
     oid: int | None
     old_is_full: bool | None
+    entities: tuple[int, ...] = ()
+    """OIDs of the tables whose subscribers have all not got it, where nobody is undecided. A name alone does not tell: another
+    table may have taken it."""
 
 
 class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
@@ -116,7 +119,7 @@ def parse(value: bytes) -> DeadLetter | None:
             committed_at=committed_at,
             undecided=body.undecided,
             undelivered=body.undelivered,
-            recorded=None if body.truncated else _recorded(msgspec.json.encode(body.change)),
+            recorded=None if body.truncated else _recorded(body),
             rows={
                 name: msgspec.json.decode(body.change[name], type=Fields)
                 for name in ("record", "old_record")
@@ -130,14 +133,15 @@ def parse(value: bytes) -> DeadLetter | None:
     return letter
 
 
-def _recorded(change: bytes) -> Recorded | None:
+def _recorded(body: _Body) -> Recorded | None:
     try:
-        found = msgspec.json.decode(change, type=Recorded)
+        found = msgspec.json.decode(msgspec.json.encode(body.change), type=Recorded)
         datetime.fromisoformat(found.commit_timestamp)
     except (msgspec.ValidationError, ValueError):
         return None  # an event's own form, or that of an earlier version
     columns = {*(found.record or ()), *(found.old_record or ())}
-    return found if columns <= found.types.keys() else None
+    says_for_whom = body.undecided or found.entities
+    return found if says_for_whom and columns <= found.types.keys() else None
 
 
 def change_place(letter: DeadLetter) -> tuple[int, int, int]:

@@ -40,6 +40,8 @@ class Lost(msgspec.Struct, frozen=True, eq=False):
     """A change whose table is gone, though there are subscriptions that knew it by its name."""
 
     change: Change
+    entities: tuple[int, ...]
+    """OIDs of the tables that these subscriptions are for."""
 
 
 Step = Candidate | Lost | Commit
@@ -147,7 +149,8 @@ class Judging:
             elif isinstance(step, Candidate):
                 yield from self._write(step, *decided.pop())  # and forget it, for audiences are large
             else:
-                yield self._letter(step.change, TABLE_LOST, step.change.schema, step.change.table)
+                change = step.change
+                yield self._letter(change, TABLE_LOST, change.schema, change.table, entities=step.entities)
 
     def judge_again(self, changes: Sequence[tuple[Change, Name, bool]]) -> list[list[Decided]]:
         """Changes that were judged before, each as one of the table of that name, and with the flag of the partitioned
@@ -226,7 +229,7 @@ class Judging:
         """Which changes have subscribers, each at its own place in the stream."""
         steps: list[Step] = []
         fresh = iter(updates)
-        routes: dict[tuple[str, str, int | None, Kind], list[Route] | None] = {}
+        routes: dict[tuple[str, str, int | None, Kind], list[Route] | tuple[int, ...]] = {}
         for message in messages:
             if isinstance(message, Change):
                 if updates and is_subscription_change(message):
@@ -238,8 +241,8 @@ class Judging:
                     found = routes[key]
                 except KeyError:
                     found = routes[key] = self._routes(message, lookups)
-                if found is None:
-                    steps.append(Lost(message))
+                if isinstance(found, tuple):
+                    steps.append(Lost(message, found))
                 else:
                     steps += [Candidate(message, route) for route in found]
             elif isinstance(message, Commit):
@@ -250,14 +253,15 @@ class Judging:
                 steps.append(message)
         return steps
 
-    def _routes(self, change: Change, lookups: dict[Name, Lookup | None]) -> list[Route] | None:
-        """Where such changes go, as long as the subscriptions are the same; None: the table is gone, and was known."""
+    def _routes(self, change: Change, lookups: dict[Name, Lookup | None]) -> list[Route] | tuple[int, ...]:
+        """Where such changes go, as long as the subscriptions are the same; where the table is gone, and was known, the
+        OIDs of the tables whose subscriptions knew it."""
         name = (change.schema, change.table, change.oid)
         if change.kind == TRUNCATE or name not in lookups:
             return []
         lookup = lookups[name]
         if lookup is None:
-            return None if self._subscriptions.knew(change.schema, change.table, change.kind) else []
+            return self._subscriptions.known_as(change.schema, change.table, change.kind) or []
         routes = []
         for oid in (lookup.oid, *lookup.ancestors):
             route = self._route(oid, change.kind)
@@ -281,10 +285,12 @@ class Judging:
     def _write(self, candidate: Candidate, judged: Judged | None, values: Values | Unfit | None) -> list[Event]:
         change = candidate.change
         if judged is None or values is None:
-            return [self._letter(change, misfit(None), change.schema, change.table)]
+            return [
+                self._letter(change, misfit(None), change.schema, change.table, entities=(candidate.route.oid,))
+            ]
         table = judged.table
         if isinstance(values, Unfit):
-            return [self._letter(change, misfit(values), table.schema, table.name)]
+            return [self._letter(change, misfit(values), table.schema, table.name, entities=(table.oid,))]
         events = self._writer.write(judged, values)
         if judged.undecided:
             reason = judged.undecided[0].reason
@@ -292,9 +298,17 @@ class Judging:
         return events
 
     def _letter(
-        self, change: Change, reason: str, schema: str, table: str, undecided: Iterable[Undecided] = ()
+        self,
+        change: Change,
+        reason: str,
+        schema: str,
+        table: str,
+        undecided: Iterable[Undecided] = (),
+        entities: Sequence[int] = (),
     ) -> Event:
-        letter = self._writer.dead_letter(change, self._codec, reason, schema=schema, table=table, undecided=undecided)
+        letter = self._writer.dead_letter(
+            change, self._codec, reason, schema=schema, table=table, undecided=undecided, entities=entities
+        )
         if self._stop_on_failure:
             raise PoisonError(
                 f"change {letter.id} can never be delivered: {reason}. The position is unmoved. What to do: mend the"

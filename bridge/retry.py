@@ -35,6 +35,9 @@ from bridge.writer import EventWriter, undecided_fields
 PORTION = 50
 """Letters that are judged, sent and settled together."""
 
+RELOAD_SECONDS = 5.0
+"""After so long, who is subscribed is read again."""
+
 Kept = tuple[Stored, DeadLetter]
 
 
@@ -124,12 +127,18 @@ class _Judge:
 
     def retry(self, kept: Sequence[Kept]) -> Iterator[Outcome]:
         """Letters for the same subscriptions."""
+        reload_at = 0.0
+        for at in range(0, len(kept), PORTION):
+            if time.monotonic() >= reload_at:  # who unsubscribes meanwhile gets no more
+                self._load(kept[0][1])
+                reload_at = time.monotonic() + RELOAD_SECONDS
+            yield from self._portion(kept[at : at + PORTION])
+
+    def _load(self, letter: DeadLetter) -> None:
         try:
-            self._subscriptions.load(self._connection, kept[0][1].wanted)
+            self._subscriptions.load(self._connection, letter.wanted)
         except psycopg.Error as error:
             raise translate(error, "reading realtime.subscription") from error
-        for at in range(0, len(kept), PORTION):
-            yield from self._portion(kept[at : at + PORTION])
 
     def _portion(self, kept: Sequence[Kept]) -> Iterator[Outcome]:
         sent: list[tuple[Stored, _Verdict, Ticket]] = []
@@ -181,14 +190,17 @@ class _Judge:
         writer = EventWriter(letter.identity)
         events: list[Event] = []
         undecided: list[Undecided] = []
-        judged_tables: set[int] = set()
+        judged_tables: list[int] = []
+        entities = letter.recorded.entities if letter.recorded is not None else ()
         for judged, values in decided:
             if judged is None or values is None or isinstance(values, Unfit):
                 return _Verdict(Outcome(letter, left=misfit(values if isinstance(values, Unfit) else None)))
-            judged_tables.add(judged.table.oid)
-            events += map(retried, writer.write(judged, values))
-            undecided += judged.undecided
-        if letter.undecided and not judged_tables.issuperset(self._subscriptions.entities()):
+            judged_tables.append(judged.table.oid)
+            # Where another table has taken the name, those above it may still be meant.
+            if letter.undecided or judged_tables[0] in entities or judged.table.oid in entities:
+                events += map(retried, writer.write(judged, values))
+                undecided += judged.undecided
+        if not set(judged_tables).issuperset(self._subscriptions.entities() if letter.undecided else entities):
             return _Verdict(Outcome(letter, left=TABLE_LOST))
         outcome = Outcome(letter, len(events), sum(len(event.subscription_ids) for event in events))
         if not undecided:

@@ -445,6 +445,33 @@ def test_a_table_that_was_gone_and_is_back_is_tried_for_all_who_subscribe_now(
     assert world.letters() == []
 
 
+@pytest.mark.parametrize("plugin", ["wal2json", "pgoutput"])
+def test_a_table_that_has_taken_the_name_of_one_that_was_gone_is_not_taken_for_it(
+    kafka_world: World, streamed: Callable[..., Any], plugin: str
+) -> None:
+    world, database = kafka_world, kafka_world.database
+    database.execute("create table note (id int primary key, body text)")
+    first = database.subscribe("note")
+    if plugin == "pgoutput":
+        database.execute("create publication everything for all tables")
+        world.settings["source"] |= {"plugin": plugin, "publication": "everything"}
+    streamed(world, "insert into note values (1, 'secret'); alter table note rename to away")
+    (letter,) = world.letters()
+    assert "dropped or renamed" in letter["reason"]
+
+    database.execute("create table note (id int primary key, body text)")
+    database.subscribe("note")
+    done = world.command("retry", "--all")
+    done.refused(Exit.LETTERS_LEFT)
+    assert "nothing sent: the table was dropped or renamed" in done.stdout
+    assert world.letters() == [letter]
+    assert f"{world.prefix}public.note" not in world.server.topics() or world.events() == []  # type: ignore[union-attr]
+
+    database.execute("drop table note; alter table away rename to note")
+    assert world.command("retry", "--all").status == 0
+    assert [audience(value) for _, value in world.events()] == [[first]]
+
+
 def test_of_a_partition_that_was_gone_and_is_back_those_above_it_hear_too(
     kafka_world: World, streamed: Callable[..., Any]
 ) -> None:

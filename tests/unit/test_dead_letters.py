@@ -78,6 +78,7 @@ def test_wal2json_s_values_become_the_same_text() -> None:
     "body",
     [
         {"truncated": True},
+        {"undecided": []},  # and nothing that says for whom it is
         {"change": {"type": "INSERT", "commit_timestamp": "…", "record": {"id": "1"}}},
         {"change": {"type": "INSERT"}},
     ],
