@@ -22,6 +22,7 @@ from bridge.errors import Exit
 from bridge.event import short_hash
 from bridge.sinks import count_letters
 from tests import command
+from tests.acceptance.replaying import keep_from_here
 from tests.servers.kafka import Kafka
 from tests.servers.postgres import Database
 from tests.servers.rabbitmq import RabbitMQ
@@ -764,3 +765,33 @@ def test_a_broker_that_is_away_or_refuses_is_one_clear_error(
     (tmp_path / "retry.yaml").write_text(yaml.safe_dump(world.settings), encoding="utf-8")
     for arguments in (["list"], ["drop", "--all", "--yes"], ["retry", "--all"]):
         world.command(*arguments).refused(status, "What to do")
+
+
+def test_a_replay_for_one_subscription_leaves_the_letter_for_others(
+    kafka_world: World, streamed: Callable[..., Any], run: Callable[..., command.Done]
+) -> None:
+    world, database = kafka_world, kafka_world.database
+    database.execute(NOTE)
+    database.execute("grant select on note to authenticated")
+    database.execute("create policy all_of_it on note to authenticated using (true)")
+    waits = database.subscribe("note", role="anon", level="bad")
+    asks = database.subscribe("note", role="authenticated", level="bad")
+    streamed(world)
+    keep_from_here(database)
+    database.execute("insert into note values (1, 'a', 'x')")
+    database.wait_until_confirmed()
+    (letter,) = world.letters()
+    database.execute("""
+        alter policy by_level on note to anon using (true);
+        alter policy all_of_it on note to authenticated using ((auth.jwt() ->> 'level')::int > 0);
+    """)
+    lsn = letter["commit_lsn"]
+    done = run("replay", "--from-lsn", lsn, "--subscription", asks, "--config", "retry.yaml")
+    assert done.status == 0, done.stderr
+
+    assert [each["undecided"] for each in world.letters()] == [1, 1]
+    database.execute("alter policy all_of_it on note to authenticated using (true)")
+    assert world.command("retry", "--all").status == 0
+    retried = [audience(value) for event_id, value in world.events() if "/retry-" in event_id]
+    assert sorted(retried) == sorted([[waits], [asks]])
+    assert world.letters() == []
