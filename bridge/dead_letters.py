@@ -41,7 +41,7 @@ class Recorded(msgspec.Struct, frozen=True, kw_only=True):
     oid: int | None
     old_is_full: bool | None
     entities: tuple[int, ...] = ()
-    """OIDs of the tables whose subscribers have all not got it, where nobody is undecided. A name alone does not tell: another
+    """OIDs of the tables whose subscribers have not got it: the undecided ones, or all. A name alone does not tell: another
     table may have taken it."""
 
 

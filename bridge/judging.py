@@ -294,7 +294,7 @@ class Judging:
         events = self._writer.write(judged, values)
         if judged.undecided:
             reason = judged.undecided[0].reason
-            events.append(self._letter(change, reason, table.schema, table.name, judged.undecided))
+            events.append(self._letter(change, reason, table.schema, table.name, judged.undecided, (table.oid,)))
         return events
 
     def _letter(

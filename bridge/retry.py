@@ -200,7 +200,8 @@ class _Judge:
             if letter.undecided or judged_tables[0] in entities or judged.table.oid in entities:
                 events += map(retried, writer.write(judged, values))
                 undecided += judged.undecided
-        if not set(judged_tables).issuperset(self._subscriptions.entities() if letter.undecided else entities):
+        subscribed = self._subscriptions.entities() if letter.undecided else ()
+        if not set(judged_tables).issuperset({*entities, *subscribed}):
             return _Verdict(Outcome(letter, left=TABLE_LOST))
         outcome = Outcome(letter, len(events), sum(len(event.subscription_ids) for event in events))
         if not undecided:

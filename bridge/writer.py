@@ -267,7 +267,7 @@ class EventWriter:
         entities: Sequence[int] = (),
     ) -> Event:
         """A change that can never succeed, or the subscriptions for which it cannot: with all that is needed to judge
-        it again (dead_letters.py). `entities`: OIDs of the tables whose subscribers have all not got it."""
+        it again (dead_letters.py). `entities`: OIDs of the tables whose subscribers have not got it."""
         letter_id = self.change_id(change, schema, table)
         moment = self._moment_of(change.transaction)
         decoded: dict[str, object] = {"type": change.kind, "commit_timestamp": change.transaction.committed_at}
