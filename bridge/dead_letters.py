@@ -197,7 +197,8 @@ def left_for(letter: DeadLetter, undecided: Iterable[dict[str, object]]) -> byte
 
 def ways_on(letter: DeadLetter) -> list[tuple[str, str]]:
     """What can be done about it: when, and the command."""
-    replay = f"walrus-bridge replay --from-lsn {letter.commit_lsn} --to-lsn {letter.commit_lsn} --table {letter.schema}.{letter.table}"
+    lsn, table = shlex.quote(letter.commit_lsn), shlex.quote(f"{letter.schema}.{letter.table}")
+    replay = f"walrus-bridge replay --from-lsn {lsn} --to-lsn {lsn} --table {table}"
     if letter.recorded is not None:
         first = ("once the cause is mended", f"walrus-bridge dead-letter retry {shlex.quote(letter.id)}")
     else:

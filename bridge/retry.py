@@ -21,6 +21,7 @@ from bridge.judged import Undecided
 from bridge.judgement import make_judging, same_database
 from bridge.judging import TABLE_LOST, Decided, Judging, misfit
 from bridge.lsn import Identity
+from bridge.patterns import streams
 from bridge.rls import SETTINGS as JUDGING_SETTINGS
 from bridge.session import SourceSettings
 from bridge.sinks.base import Sink
@@ -98,6 +99,7 @@ class _Judge:
         self._delivery = delivery
         self._letters = letters
         self._subscriptions = Subscriptions()
+        self._streams = streams(settings.include, settings.exclude)
         with contextlib.ExitStack() as opening:
             self._connection = opening.enter_context(contextlib.closing(connect(settings.connection, CATALOG_SETTINGS)))
             judging = opening.enter_context(
@@ -177,11 +179,13 @@ class _Judge:
         return [next(decided) if each is None else each for each in found]
 
     def _stranger(self, letter: DeadLetter, recorded: Recorded) -> str | None:
-        """Why the policies of this database have nothing to say about it."""
+        """Why it is not for the policies of this database to say who gets it."""
         if letter.identity.system_identifier != self._system:
             return f"its change is of another server (system identifier {letter.identity.system_identifier}, here {self._system})"
         if recorded.database != self._database:
             return f"its change is of another database ({recorded.database}, here {self._database})"
+        if not self._streams(recorded.schema, recorded.table):
+            return f"its table is not streamed: source.tables leaves out {recorded.schema}.{recorded.table}"
         return None
 
     def _verdict(self, letter: DeadLetter, decided: Sequence[Decided]) -> _Verdict:

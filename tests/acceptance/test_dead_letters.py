@@ -1,6 +1,7 @@
 """`walrus-bridge dead-letter`: what could not be decided is tried again for those concerned, and nothing is lost on the way."""
 
 import json
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -316,6 +317,26 @@ def test_killed_between_the_event_and_the_letter_s_end_it_comes_again_under_the_
     assert len(again) == 4
     assert {each for each, _ in again} == {each for each, _ in arrived}
     assert len({each for each, _ in arrived}) == 2
+
+
+def test_ctrl_c_while_a_policy_is_asked_ends_it_and_loses_nothing(
+    kafka_world: World, streamed: Callable[..., Any], tmp_path: Any
+) -> None:
+    world, database = kafka_world, kafka_world.database
+    database.execute(NOTE)
+    database.subscribe("note", role="anon", level="bad")
+    streamed(world, "insert into note values (1, 'a', 'x')")
+    before = world.letters()
+    database.execute("alter policy by_level on note to anon using (pg_sleep(4) is not null)")
+    line = [command.program(), "dead-letter", "retry", "--all", "--config", str(tmp_path / "retry.yaml")]
+    asked = "select 1 from pg_stat_activity where wait_event = 'PgSleep' and datname = current_database()"
+    with subprocess.Popen(line, env=command.environment(), stderr=subprocess.PIPE, text=True) as retrying:
+        wait_until(lambda: database.execute(asked), "the policy's being asked")
+        retrying.send_signal(signal.SIGINT)
+        assert retrying.stderr is not None
+        assert retrying.stderr.read() == "walrus-bridge: ended before it was done\n"
+        assert retrying.wait(10) == 130
+    assert world.letters() == before
 
 
 def test_where_the_letter_s_end_is_refused_it_stays_and_the_command_says_so(
@@ -641,7 +662,9 @@ def test_messages_that_are_no_letters_are_left_alone(
     assert world.command("list").stderr == listed.stderr
 
 
-def test_letters_of_another_server_or_database_are_left(kafka_world: World, streamed: Callable[..., Any]) -> None:
+def test_letters_of_another_server_or_database_or_a_table_that_is_left_out_are_left(
+    kafka_world: World, streamed: Callable[..., Any], tmp_path: Any
+) -> None:
     world, database = kafka_world, kafka_world.database
     database.execute(NOTE)
     database.subscribe("note", role="anon", level="bad")
@@ -654,6 +677,13 @@ def test_letters_of_another_server_or_database_are_left(kafka_world: World, stre
     foreign = letter["id"].replace("public", "publi_")
     world.put_letter(value.replace(letter["id"], foreign).replace(f'"{database.name}"', '"another"').encode(), foreign)
     database.execute("alter policy by_level on note to anon using (true)")
+
+    world.settings["source"]["tables"] = {"exclude": ["public.note"]}
+    (tmp_path / "retry.yaml").write_text(yaml.safe_dump(world.settings), encoding="utf-8")
+    assert "its table is not streamed: source.tables leaves out public.note" in world.command("retry", "--all").stdout
+    assert len(world.letters()) == 3
+    del world.settings["source"]["tables"]
+    (tmp_path / "retry.yaml").write_text(yaml.safe_dump(world.settings), encoding="utf-8")
 
     done = world.command("retry", "--all")
     done.refused(Exit.LETTERS_LEFT)
