@@ -270,24 +270,12 @@ def walrus(arguments: Sequence[str] | None = None) -> NoReturn:
     sys.exit(_guarded(worker, "walrus", arguments))
 
 
-def _was_interrupted(error: BaseException | None) -> bool:
-    """By Ctrl-C, which a driver may answer with an error of its own as it ends a query."""
-    while error is not None:
-        if isinstance(error, KeyboardInterrupt):
-            return True
-        error = error.__context__
-    return False
-
-
 def _guarded(command: click.Command, program: str, arguments: Sequence[str] | None) -> int:
     """Run a click command: one clear message for what can go wrong, a traceback for what should not."""
     log.configure()
     try:
         status = command.main(arguments, prog_name=program, standalone_mode=False)
     except BridgeError as error:
-        if _was_interrupted(error):
-            click.echo(f"{program}: ended before it was done", err=True)
-            return INTERRUPTED
         log.failed(program, str(error), error.exit)
         return error.exit
     except click.ClickException as error:

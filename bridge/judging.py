@@ -285,9 +285,7 @@ class Judging:
     def _write(self, candidate: Candidate, judged: Judged | None, values: Values | Unfit | None) -> list[Event]:
         change = candidate.change
         if judged is None or values is None:
-            return [
-                self._letter(change, misfit(None), change.schema, change.table, entities=(candidate.route.oid,))
-            ]
+            return [self._letter(change, misfit(None), change.schema, change.table, entities=(candidate.route.oid,))]
         table = judged.table
         if isinstance(values, Unfit):
             return [self._letter(change, misfit(values), table.schema, table.name, entities=(table.oid,))]
