@@ -22,6 +22,12 @@ def _lsn(_context: click.Context, _option: click.Parameter, value: str | None) -
         raise click.BadParameter(str(error)) from error
 
 
+def _named(_context: click.Context, _option: click.Parameter, value: str) -> str:
+    if not value:
+        raise click.BadParameter("a group has a name")
+    return value
+
+
 scan_option = click.option(
     "--scan", is_flag=True, help="Look for the LSN from the topics' beginning, rather than go by clocks."
 )
@@ -34,7 +40,7 @@ system_option = click.option(
 
 @click.command()
 @config_option
-@click.option("--group", required=True, metavar="NAME", help="The consumer group.")
+@click.option("--group", required=True, callback=_named, metavar="NAME", help="The consumer group.")
 @click.option("--lsn", required=True, callback=_lsn, metavar="LSN", help="The commit LSN to begin at, included.")
 @click.option(
     "--topic",

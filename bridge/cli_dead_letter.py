@@ -256,7 +256,7 @@ def _described(letter: DeadLetter) -> Iterator[str]:
         for reason, number in Counter(each.reason for each in letter.undecided).most_common():
             listed = [f"{each.id} ({each.subscription_id})" for each in letter.undecided if each.reason == reason]
             more = f", and {number - len(listed[:3])} more" if number > 3 else ""
-            yield f"             {', '.join(listed[:3])}{more}: {printable(reason)}"
+            yield f"             {printable(', '.join(listed[:3]))}{more}: {printable(reason)}"
     elif letter.undelivered:
         yield f"undelivered  {_count(len(letter.undelivered), 'subscription')}"
     for name, row in letter.rows.items():

@@ -40,6 +40,9 @@ class Recorded(msgspec.Struct, frozen=True, kw_only=True):
     """What was changed: a partition where the letter is of a table above it."""
     oid: int | None
     old_is_full: bool | None
+    entities: tuple[int, ...] = ()
+    """OIDs of the tables whose subscribers have not got it: the undecided ones, or all. A name alone does not tell: another
+    table may have taken it."""
 
 
 class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
@@ -116,7 +119,7 @@ def parse(value: bytes) -> DeadLetter | None:
             committed_at=committed_at,
             undecided=body.undecided,
             undelivered=body.undelivered,
-            recorded=None if body.truncated else _recorded(msgspec.json.encode(body.change)),
+            recorded=None if body.truncated else _recorded(body),
             rows={
                 name: msgspec.json.decode(body.change[name], type=Fields)
                 for name in ("record", "old_record")
@@ -130,14 +133,15 @@ def parse(value: bytes) -> DeadLetter | None:
     return letter
 
 
-def _recorded(change: bytes) -> Recorded | None:
+def _recorded(body: _Body) -> Recorded | None:
     try:
-        found = msgspec.json.decode(change, type=Recorded)
+        found = msgspec.json.decode(msgspec.json.encode(body.change), type=Recorded)
         datetime.fromisoformat(found.commit_timestamp)
     except (msgspec.ValidationError, ValueError):
         return None  # an event's own form, or that of an earlier version
     columns = {*(found.record or ()), *(found.old_record or ())}
-    return found if columns <= found.types.keys() else None
+    says_for_whom = body.undecided or found.entities
+    return found if says_for_whom and columns <= found.types.keys() else None
 
 
 def change_place(letter: DeadLetter) -> tuple[int, int, int]:
@@ -193,7 +197,8 @@ def left_for(letter: DeadLetter, undecided: Iterable[dict[str, object]]) -> byte
 
 def ways_on(letter: DeadLetter) -> list[tuple[str, str]]:
     """What can be done about it: when, and the command."""
-    replay = f"walrus-bridge replay --from-lsn {letter.commit_lsn} --to-lsn {letter.commit_lsn} --table {letter.schema}.{letter.table}"
+    lsn, table = shlex.quote(letter.commit_lsn), shlex.quote(f"{letter.schema}.{letter.table}")
+    replay = f"walrus-bridge replay --from-lsn {lsn} --to-lsn {lsn} --table {table}"
     if letter.recorded is not None:
         first = ("once the cause is mended", f"walrus-bridge dead-letter retry {shlex.quote(letter.id)}")
     else:

@@ -116,6 +116,10 @@ class _Letter(msgspec.Struct):
     dead_letter: Fields
 
 
+class _Of(msgspec.Struct):
+    subscription_id: str
+
+
 _LISTS = ("undecided", "undelivered")
 _LARGE_LIST = 4
 """A list of at least one such part of a letter may be what makes it too large."""
@@ -213,6 +217,19 @@ def _halves(event: Event, body: Fields) -> list[Event]:
         half_id = _part_of(event.id, [bytes(each).decode() for each in part])
         made.append(_with_id(with_body(event, body | {name: _raw(part), "id": _raw(half_id)}), half_id))
     return made
+
+
+def letter_for(letter: Event, subscription: str) -> Event:
+    """A dead letter for one subscription_id of those that it lists, under an id of its own: it must not take the place of the
+    letter for others. One that lists nobody is for all, and stays as it is."""
+    body = _decode_letter(letter.value).dead_letter
+    listed = msgspec.json.decode(body["undecided"], type=list[msgspec.Raw])
+    if not listed:
+        return letter
+    of_it = [each for each in listed if msgspec.json.decode(each, type=_Of).subscription_id == subscription]
+    letter_id = _part_of(letter.id, [subscription])
+    narrowed = body | {"undecided": _raw(of_it), "id": _raw(letter_id)}
+    return _with_id(with_body(letter, narrowed), letter_id)
 
 
 def _part_of(event_id: str, listed: Iterable[str]) -> str:

@@ -41,6 +41,8 @@ class Lost(msgspec.Struct, frozen=True, eq=False):
     """A change whose table is gone, though there are subscriptions that knew it by its name."""
 
     change: Change
+    entities: tuple[int, ...]
+    """OIDs of the tables that these subscriptions are for; none where that is not known."""
 
 
 Step = Candidate | Lost | Commit
@@ -150,7 +152,8 @@ class Judging:
             elif isinstance(step, Candidate):
                 yield from self._write(step, *decided.pop())  # and forget it, for audiences are large
             else:
-                yield self._letter(step.change, TABLE_LOST, step.change.schema, step.change.table)
+                change = step.change
+                yield self._letter(change, TABLE_LOST, change.schema, change.table, entities=step.entities)
 
     def judge_again(self, changes: Sequence[tuple[Change, Name, bool]]) -> list[list[Decided]]:
         """Changes that were judged before, each as one of the table of that name, and with the flag of the partitioned
@@ -231,7 +234,7 @@ class Judging:
         """Which changes have subscribers, each at its own place in the stream."""
         steps: list[Step] = []
         fresh = iter(updates)
-        routes: dict[tuple[str, str, int | None, Kind], list[Route] | None] = {}
+        routes: dict[tuple[str, str, int | None, Kind], list[Route] | tuple[int, ...]] = {}
         for message in messages:
             if isinstance(message, Change):
                 if updates and is_subscription_change(message):
@@ -243,12 +246,10 @@ class Judging:
                     found = routes[key]
                 except KeyError:
                     found = routes[key] = self._routes(message, lookups)
-                if found is None:
-                    steps.append(Lost(message))
+                if isinstance(found, tuple):
+                    steps.append(Lost(message, found))
                 elif found and self._named and self._is_of_another(message, lookups):
-                    steps.append(
-                        Lost(msgspec.structs.replace(message, oid=0))
-                    )  # nor is a retry to take it for that one
+                    steps.append(Lost(message, ()))
                 else:
                     steps += [Candidate(message, route) for route in found]
             elif isinstance(message, Commit):
@@ -267,14 +268,15 @@ class Judging:
             return False
         return Snapshot.parse(self._catalog.snapshot).has_later(self._named[lookup.oid], change.transaction.xid)
 
-    def _routes(self, change: Change, lookups: dict[Name, Lookup | None]) -> list[Route] | None:
-        """Where such changes go, as long as the subscriptions are the same; None: the table is gone, and was known."""
+    def _routes(self, change: Change, lookups: dict[Name, Lookup | None]) -> list[Route] | tuple[int, ...]:
+        """Where such changes go, as long as the subscriptions are the same; where the table is gone, and was known, the
+        OIDs of the tables whose subscriptions knew it."""
         name = (change.schema, change.table, change.oid)
         if change.kind == TRUNCATE or name not in lookups:
             return []
         lookup = lookups[name]
         if lookup is None:
-            return None if self._subscriptions.knew(change.schema, change.table, change.kind) else []
+            return self._subscriptions.known_as(change.schema, change.table, change.kind) or []
         routes = []
         for oid in (lookup.oid, *lookup.ancestors):
             route = self._route(oid, change.kind)
@@ -298,20 +300,28 @@ class Judging:
     def _write(self, candidate: Candidate, judged: Judged | None, values: Values | Unfit | None) -> list[Event]:
         change = candidate.change
         if judged is None or values is None:
-            return [self._letter(change, misfit(None), change.schema, change.table)]
+            return [self._letter(change, misfit(None), change.schema, change.table, entities=(candidate.route.oid,))]
         table = judged.table
         if isinstance(values, Unfit):
-            return [self._letter(change, misfit(values), table.schema, table.name)]
+            return [self._letter(change, misfit(values), table.schema, table.name, entities=(table.oid,))]
         events = self._writer.write(judged, values)
         if judged.undecided:
             reason = judged.undecided[0].reason
-            events.append(self._letter(change, reason, table.schema, table.name, judged.undecided))
+            events.append(self._letter(change, reason, table.schema, table.name, judged.undecided, (table.oid,)))
         return events
 
     def _letter(
-        self, change: Change, reason: str, schema: str, table: str, undecided: Iterable[Undecided] = ()
+        self,
+        change: Change,
+        reason: str,
+        schema: str,
+        table: str,
+        undecided: Iterable[Undecided] = (),
+        entities: Sequence[int] = (),
     ) -> Event:
-        letter = self._writer.dead_letter(change, self._codec, reason, schema=schema, table=table, undecided=undecided)
+        letter = self._writer.dead_letter(
+            change, self._codec, reason, schema=schema, table=table, undecided=undecided, entities=entities
+        )
         if self._stop_on_failure:
             raise PoisonError(
                 f"change {letter.id} can never be delivered: {reason}. The position is unmoved. What to do: mend the"

@@ -19,7 +19,7 @@ import structlog
 from bridge.change import Commit
 from bridge.checkpoint import Checkpoint
 from bridge.errors import BridgeError, Incomplete, SourceRefused, Undelivered
-from bridge.event import Event
+from bridge.event import Event, letter_for
 from bridge.health import Health
 from bridge.lsn import format_lsn
 from bridge.pace import Pace
@@ -184,7 +184,9 @@ class Replay:
                         if isinstance(output, Commit):
                             self._sender.checkpoint.commit(output.end_lsn)
                             self._position = output.end_lsn
-                        elif concerns(output, self._request.subscription):
+                        elif concerns(output, of := self._request.subscription):
+                            if of is not None and output.dead_letter:
+                                output = letter_for(output, of)  # noqa: PLW2901  # others' events are not sent here
                             output.headers.append(REPLAYED)
                             self._sender.send(output)
                     self._reload(session)

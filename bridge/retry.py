@@ -21,6 +21,7 @@ from bridge.judged import Undecided
 from bridge.judgement import make_judging, same_database
 from bridge.judging import TABLE_LOST, Decided, Judging, misfit
 from bridge.lsn import Identity
+from bridge.patterns import streams
 from bridge.rls import SETTINGS as JUDGING_SETTINGS
 from bridge.session import SourceSettings
 from bridge.sinks.base import Sink
@@ -34,6 +35,9 @@ from bridge.writer import EventWriter, undecided_fields
 
 PORTION = 50
 """Letters that are judged, sent and settled together."""
+
+RELOAD_SECONDS = 5.0
+"""After so long, who is subscribed is read again."""
 
 Kept = tuple[Stored, DeadLetter]
 
@@ -95,6 +99,7 @@ class _Judge:
         self._delivery = delivery
         self._letters = letters
         self._subscriptions = Subscriptions()
+        self._streams = streams(settings.include, settings.exclude)
         with contextlib.ExitStack() as opening:
             self._connection = opening.enter_context(contextlib.closing(connect(settings.connection, CATALOG_SETTINGS)))
             judging = opening.enter_context(
@@ -124,12 +129,18 @@ class _Judge:
 
     def retry(self, kept: Sequence[Kept]) -> Iterator[Outcome]:
         """Letters for the same subscriptions."""
+        reload_at = 0.0
+        for at in range(0, len(kept), PORTION):
+            if time.monotonic() >= reload_at:  # who unsubscribes meanwhile gets no more
+                self._load(kept[0][1])
+                reload_at = time.monotonic() + RELOAD_SECONDS
+            yield from self._portion(kept[at : at + PORTION])
+
+    def _load(self, letter: DeadLetter) -> None:
         try:
-            self._subscriptions.load(self._connection, kept[0][1].wanted)
+            self._subscriptions.load(self._connection, letter.wanted)
         except psycopg.Error as error:
             raise translate(error, "reading realtime.subscription") from error
-        for at in range(0, len(kept), PORTION):
-            yield from self._portion(kept[at : at + PORTION])
 
     def _portion(self, kept: Sequence[Kept]) -> Iterator[Outcome]:
         sent: list[tuple[Stored, _Verdict, Ticket]] = []
@@ -168,11 +179,13 @@ class _Judge:
         return [next(decided) if each is None else each for each in found]
 
     def _stranger(self, letter: DeadLetter, recorded: Recorded) -> str | None:
-        """Why the policies of this database have nothing to say about it."""
+        """Why it is not for the policies of this database to say who gets it."""
         if letter.identity.system_identifier != self._system:
             return f"its change is of another server (system identifier {letter.identity.system_identifier}, here {self._system})"
         if recorded.database != self._database:
             return f"its change is of another database ({recorded.database}, here {self._database})"
+        if not self._streams(recorded.schema, recorded.table):
+            return f"its table is not streamed: source.tables leaves out {recorded.schema}.{recorded.table}"
         return None
 
     def _verdict(self, letter: DeadLetter, decided: Sequence[Decided]) -> _Verdict:
@@ -181,14 +194,18 @@ class _Judge:
         writer = EventWriter(letter.identity)
         events: list[Event] = []
         undecided: list[Undecided] = []
-        judged_tables: set[int] = set()
+        judged_tables: list[int] = []
+        entities = letter.recorded.entities if letter.recorded is not None else ()
         for judged, values in decided:
             if judged is None or values is None or isinstance(values, Unfit):
                 return _Verdict(Outcome(letter, left=misfit(values if isinstance(values, Unfit) else None)))
-            judged_tables.add(judged.table.oid)
-            events += map(retried, writer.write(judged, values))
-            undecided += judged.undecided
-        if letter.undecided and not judged_tables.issuperset(self._subscriptions.entities()):
+            judged_tables.append(judged.table.oid)
+            # Where another table has taken the name, those above it may still be meant.
+            if letter.undecided or judged_tables[0] in entities or judged.table.oid in entities:
+                events += map(retried, writer.write(judged, values))
+                undecided += judged.undecided
+        subscribed = self._subscriptions.entities() if letter.undecided else ()
+        if not set(judged_tables).issuperset({*entities, *subscribed}):
             return _Verdict(Outcome(letter, left=TABLE_LOST))
         outcome = Outcome(letter, len(events), sum(len(event.subscription_ids) for event in events))
         if not undecided:

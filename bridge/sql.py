@@ -71,7 +71,8 @@ _MISSING = (("database", "create it, or correct the connection"), ("role", "crea
 
 
 class Connection(psycopg.Connection[tuple[Any, ...]]):
-    """In autocommit mode; `on_wait` is called while a query waits. What it raises ends the wait."""
+    """In autocommit mode; `on_wait` is called while a query waits. What it raises ends the wait, and
+    the connection."""
 
     on_wait: Callable[[], None] | None = None
 
@@ -89,12 +90,17 @@ class Connection(psycopg.Connection[tuple[Any, ...]]):
             while True:
                 mask = (select.POLLIN if wanted & Wait.R else 0) | (select.POLLOUT if wanted & Wait.W else 0)
                 poller.register(descriptor, mask)
-                found = poller.poll(interval * 1000)
+                try:
+                    found = poller.poll(interval * 1000)
+                    if self.on_wait is not None and time.monotonic() >= due:
+                        self.on_wait()
+                        due = time.monotonic() + interval
+                except BaseException:
+                    # Half an answer must not be taken for the next question's, nor an interrupted query for a policy's error.
+                    self.close()
+                    raise
                 if deadline is not None and time.monotonic() > deadline:
                     raise psycopg.errors.ConnectionTimeout("no answer in time")
-                if self.on_wait is not None and time.monotonic() >= due:
-                    self.on_wait()
-                    due = time.monotonic() + interval
                 ready = 0
                 for _, events in found:
                     ready |= Ready.R if events & ~select.POLLOUT else 0

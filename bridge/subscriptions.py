@@ -126,9 +126,9 @@ class Subscriptions:
         """Remember that the subscriptions of `entity` are to hear of changes to a table by this name."""
         self._names.setdefault((schema, table), set()).add(entity)
 
-    def knew(self, schema: str, table: str, kind: Kind) -> bool:
-        """Whether there are subscriptions to this action that knew a table by this name, for one that is gone."""
-        return any(self.groups(entity, kind) for entity in self._names.get((schema, table), ()))
+    def known_as(self, schema: str, table: str, kind: Kind) -> tuple[int, ...]:
+        """The tables with subscriptions to this action that knew a table by this name, for one that is gone."""
+        return tuple(sorted(each for each in self._names.get((schema, table), ()) if self.groups(each, kind)))
 
     def groups(self, entity: int, kind: Kind) -> tuple[Group, ...]:
         """The subscriptions for a table and an action, by role and selected columns."""

@@ -264,9 +264,10 @@ class EventWriter:
         schema: str,
         table: str,
         undecided: Iterable[Undecided] = (),
+        entities: Sequence[int] = (),
     ) -> Event:
         """A change that can never succeed, or the subscriptions for which it cannot: with all that is needed to judge
-        it again (dead_letters.py)."""
+        it again (dead_letters.py). `entities`: OIDs of the tables whose subscribers have not got it."""
         letter_id = self.change_id(change, schema, table)
         moment = self._moment_of(change.transaction)
         decoded: dict[str, object] = {"type": change.kind, "commit_timestamp": change.transaction.committed_at}
@@ -287,6 +288,7 @@ class EventWriter:
             "table": change.table,
             "oid": change.oid,
             "old_is_full": change.old_is_full,
+            "entities": entities,
         }
         headers = [
             ("id", letter_id),

@@ -355,6 +355,7 @@ def test_arguments_that_are_wrong(offsets: Command, walrus_bridge: Command) -> N
         (("--lsn", "0/10"), "--group"),
         (("--group", "g"), "--lsn"),
         (("--group", "g", "--lsn", "15"), "not an LSN"),
+        (("--group", "", "--lsn", "0/10"), "a group has a name"),
     ):
         done = offsets(*arguments)
         assert (done.status, word in done.stderr) == (Exit.USAGE, True)

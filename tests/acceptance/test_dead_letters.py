@@ -1,6 +1,7 @@
 """`walrus-bridge dead-letter`: what could not be decided is tried again for those concerned, and nothing is lost on the way."""
 
 import json
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -22,6 +23,7 @@ from bridge.errors import Exit
 from bridge.event import short_hash
 from bridge.sinks import count_letters
 from tests import command
+from tests.acceptance.replaying import keep_from_here
 from tests.servers.kafka import Kafka
 from tests.servers.postgres import Database
 from tests.servers.rabbitmq import RabbitMQ
@@ -317,6 +319,26 @@ def test_killed_between_the_event_and_the_letter_s_end_it_comes_again_under_the_
     assert len({each for each, _ in arrived}) == 2
 
 
+def test_ctrl_c_while_a_policy_is_asked_ends_it_and_loses_nothing(
+    kafka_world: World, streamed: Callable[..., Any], tmp_path: Any
+) -> None:
+    world, database = kafka_world, kafka_world.database
+    database.execute(NOTE)
+    database.subscribe("note", role="anon", level="bad")
+    streamed(world, "insert into note values (1, 'a', 'x')")
+    before = world.letters()
+    database.execute("alter policy by_level on note to anon using (pg_sleep(4) is not null)")
+    line = [command.program(), "dead-letter", "retry", "--all", "--config", str(tmp_path / "retry.yaml")]
+    asked = "select 1 from pg_stat_activity where wait_event = 'PgSleep' and datname = current_database()"
+    with subprocess.Popen(line, env=command.environment(), stderr=subprocess.PIPE, text=True) as retrying:
+        wait_until(lambda: database.execute(asked), "the policy's being asked")
+        retrying.send_signal(signal.SIGINT)
+        assert retrying.stderr is not None
+        assert retrying.stderr.read().strip() == "walrus-bridge: ended before it was done"
+        assert retrying.wait(10) == 130
+    assert world.letters() == before
+
+
 def test_where_the_letter_s_end_is_refused_it_stays_and_the_command_says_so(
     kafka_world: World, streamed: Callable[..., Any]
 ) -> None:
@@ -445,6 +467,33 @@ def test_a_table_that_was_gone_and_is_back_is_tried_for_all_who_subscribe_now(
     assert world.letters() == []
 
 
+@pytest.mark.parametrize("plugin", ["wal2json", "pgoutput"])
+def test_a_table_that_has_taken_the_name_of_one_that_was_gone_is_not_taken_for_it(
+    kafka_world: World, streamed: Callable[..., Any], plugin: str
+) -> None:
+    world, database = kafka_world, kafka_world.database
+    database.execute("create table note (id int primary key, body text)")
+    first = database.subscribe("note")
+    if plugin == "pgoutput":
+        database.execute("create publication everything for all tables")
+        world.settings["source"] |= {"plugin": plugin, "publication": "everything"}
+    streamed(world, "insert into note values (1, 'secret'); alter table note rename to away")
+    (letter,) = world.letters()
+    assert "dropped or renamed" in letter["reason"]
+
+    database.execute("create table note (id int primary key, body text)")
+    database.subscribe("note")
+    done = world.command("retry", "--all")
+    done.refused(Exit.LETTERS_LEFT)
+    assert "nothing sent: the table was dropped or renamed" in done.stdout
+    assert world.letters() == [letter]
+    assert f"{world.prefix}public.note" not in world.server.topics() or world.events() == []  # type: ignore[union-attr]
+
+    database.execute("drop table note; alter table away rename to note")
+    assert world.command("retry", "--all").status == 0
+    assert [audience(value) for _, value in world.events()] == [[first]]
+
+
 def test_of_a_partition_that_was_gone_and_is_back_those_above_it_hear_too(
     kafka_world: World, streamed: Callable[..., Any]
 ) -> None:
@@ -534,7 +583,9 @@ def test_a_table_of_the_same_name_is_not_taken_for_the_one_of_the_letter(
     database.subscribe("note", role="anon", level="bad")
     streamed(world, "insert into note values (1, 'a', 'x')")
     database.execute("alter table note rename to away; create table note (like away including all)")
-    database.execute("alter policy by_level on away to anon using (true)")
+    database.execute("alter policy by_level on away to anon using (true); grant select on note to anon")
+    world.command("retry", "--all").refused(Exit.LETTERS_LEFT)
+    database.execute("update realtime.subscription set entity = 'note'::regclass")  # it is another table all the same
     world.command("retry", "--all").refused(Exit.LETTERS_LEFT)
     assert len(world.letters()) == 1
 
@@ -611,7 +662,9 @@ def test_messages_that_are_no_letters_are_left_alone(
     assert world.command("list").stderr == listed.stderr
 
 
-def test_letters_of_another_server_or_database_are_left(kafka_world: World, streamed: Callable[..., Any]) -> None:
+def test_letters_of_another_server_or_database_or_a_table_that_is_left_out_are_left(
+    kafka_world: World, streamed: Callable[..., Any], tmp_path: Any
+) -> None:
     world, database = kafka_world, kafka_world.database
     database.execute(NOTE)
     database.subscribe("note", role="anon", level="bad")
@@ -624,6 +677,13 @@ def test_letters_of_another_server_or_database_are_left(kafka_world: World, stre
     foreign = letter["id"].replace("public", "publi_")
     world.put_letter(value.replace(letter["id"], foreign).replace(f'"{database.name}"', '"another"').encode(), foreign)
     database.execute("alter policy by_level on note to anon using (true)")
+
+    world.settings["source"]["tables"] = {"exclude": ["public.note"]}
+    (tmp_path / "retry.yaml").write_text(yaml.safe_dump(world.settings), encoding="utf-8")
+    assert "its table is not streamed: source.tables leaves out public.note" in world.command("retry", "--all").stdout
+    assert len(world.letters()) == 3
+    del world.settings["source"]["tables"]
+    (tmp_path / "retry.yaml").write_text(yaml.safe_dump(world.settings), encoding="utf-8")
 
     done = world.command("retry", "--all")
     done.refused(Exit.LETTERS_LEFT)
@@ -737,3 +797,33 @@ def test_a_broker_that_is_away_or_refuses_is_one_clear_error(
     (tmp_path / "retry.yaml").write_text(yaml.safe_dump(world.settings), encoding="utf-8")
     for arguments in (["list"], ["drop", "--all", "--yes"], ["retry", "--all"]):
         world.command(*arguments).refused(status, "What to do")
+
+
+def test_a_replay_for_one_subscription_leaves_the_letter_for_others(
+    kafka_world: World, streamed: Callable[..., Any], run: Callable[..., command.Done]
+) -> None:
+    world, database = kafka_world, kafka_world.database
+    database.execute(NOTE)
+    database.execute("grant select on note to authenticated")
+    database.execute("create policy all_of_it on note to authenticated using (true)")
+    waits = database.subscribe("note", role="anon", level="bad")
+    asks = database.subscribe("note", role="authenticated", level="bad")
+    streamed(world)
+    keep_from_here(database)
+    database.execute("insert into note values (1, 'a', 'x')")
+    database.wait_until_confirmed()
+    (letter,) = world.letters()
+    database.execute("""
+        alter policy by_level on note to anon using (true);
+        alter policy all_of_it on note to authenticated using ((auth.jwt() ->> 'level')::int > 0);
+    """)
+    lsn = letter["commit_lsn"]
+    done = run("replay", "--from-lsn", lsn, "--subscription", asks, "--config", "retry.yaml")
+    assert done.status == 0, done.stderr
+
+    assert [each["undecided"] for each in world.letters()] == [1, 1]
+    database.execute("alter policy all_of_it on note to authenticated using (true)")
+    assert world.command("retry", "--all").status == 0
+    retried = [audience(value) for event_id, value in world.events() if "/retry-" in event_id]
+    assert sorted(retried) == sorted([[waits], [asks]])
+    assert world.letters() == []

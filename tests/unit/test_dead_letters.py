@@ -78,6 +78,7 @@ def test_wal2json_s_values_become_the_same_text() -> None:
     "body",
     [
         {"truncated": True},
+        {"undecided": []},  # and nothing that says for whom it is
         {"change": {"type": "INSERT", "commit_timestamp": "…", "record": {"id": "1"}}},
         {"change": {"type": "INSERT"}},
     ],
@@ -133,3 +134,8 @@ def test_a_retry_s_id_is_that_of_the_event_and_of_those_it_is_for() -> None:
 
 def test_nothing_that_a_terminal_would_obey_is_printed() -> None:
     assert printable("a\nb\x1b[2J\x9b ä\u202e") == "a\\nb\\x1b[2J\\x9b ä\\u202e"
+
+
+def test_a_command_to_copy_is_one_whatever_the_names_are() -> None:
+    letter = letter_of(truncated=True, table="x; rm -rf y")
+    assert ways_on(letter)[0][1].endswith("--table 'public.x; rm -rf y'")
