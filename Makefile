@@ -33,7 +33,7 @@ torture:
 	@tools/venv.sh
 	@$(VENV)/python -m tests.torture $(or $(TARGET),kafka) $(or $(SECONDS),60) $(or $(SEED),$(shell date +%s))
 
-# Ratios, all in one run: MODE is quick (3 minutes) or full; ONLY some of throughput,rls,latency,startup; ROWS; OUT.
+# Ratios, all in one run: MODE is quick (3 minutes) or full; ONLY some of throughput,stages,rls,latency,startup; ROWS; OUT.
 bench:
 	@tools/install.sh tests
 	@tools/venv.sh

@@ -12,12 +12,13 @@ from typing import Any
 import msgspec
 
 from bridge import log
-from tests.benchmarks import latency, machine, report, rls, startup, throughput
+from tests.benchmarks import latency, machine, report, rls, stages, startup, throughput
 from tests.benchmarks.plan import FULL, QUICK
 from tests.benchmarks.world import World
 
 SECTIONS = {
     "throughput": throughput.run,
+    "stages": stages.run,
     "rls": rls.run,
     "latency": latency.run,
     "startup": startup.run,

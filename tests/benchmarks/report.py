@@ -16,6 +16,7 @@ def sections(results: Results) -> list[tuple[str, str]]:
     """Titles and tables, of what was measured."""
     made = {
         "throughput": ("Throughput", _throughput),
+        "stages": ("Where the time goes", _stages),
         "rls": ("Row level security", _rls),
         "latency": ("Latency", _latency),
         "startup": ("Start and rest", _startup),
@@ -48,6 +49,18 @@ def _throughput(cells: Sequence[Cell]) -> str:
             rates.append(f"{cell['cpu_us_per_change']:.1f}")
             rows.append([*where, f"**{cell['ratio']:.2f}**", between, *rates])
     return _rows(head, rows)
+
+
+def _stages(cells: Sequence[Cell]) -> str:
+    parts = ("decode", "judge", "write", "stdout", "kafka")
+    head = ["plugin", "rows in a transaction", "decode", "match and judge", "write", "all, to stdout", "all, to Kafka"]
+    return _rows(
+        head,
+        [
+            [cell["plugin"], f"{cell['rows_per_transaction']:,}", *(f"{cell[part]:.1f}" for part in parts)]
+            for cell in cells
+        ],
+    )
 
 
 def _rls(cells: Sequence[Cell]) -> str:

@@ -20,6 +20,10 @@ RESULTS: dict[str, Any] = {
         | {"reference_per_second": 200.0, "cpu_us_per_change": 12.34},
         WHERE | {"to": "rabbitmq", "capped": True},
     ],
+    "stages": [
+        {"plugin": "pgoutput", "rows_per_transaction": 1_000, "decode": 1.0, "judge": 2.0, "write": 3.0}
+        | {"stdout": 7.0, "kafka": 8.04}
+    ],
     "rls": [
         {"policy": "owner", "subscribers": 1, "rows": 10, "changes_per_second": 5.0, "us_per_change": 2e5}
         | {"us_per_decision": 2e5, "original_us_per_change": 1e5, "ratio": 0.5},
@@ -37,6 +41,10 @@ def test_a_cell_whose_time_was_up_has_no_number() -> None:
     tables = dict(sections(RESULTS))
     assert "| rabbitmq | wal2json | 1 | TCP | pg_recvlogical | time was up |  |  |  |  |" in tables["Throughput"]
     assert "| owner | 100 | time was up at 10 |  |  |  | time was up |  |" in tables["Row level security"]
+
+
+def test_the_stages_are_shown_to_a_tenth_of_a_microsecond() -> None:
+    assert "| pgoutput | 1,000 | 1.0 | 2.0 | 3.0 | 7.0 | 8.0 |" in dict(sections(RESULTS))["Where the time goes"]
 
 
 def test_only_what_was_measured_is_on_the_page() -> None:
