@@ -606,7 +606,7 @@ def test_what_the_broker_refused_is_left_to_a_replay_and_each_event_keeps_its_le
     done = world.command("retry", "--all")
     done.refused(Exit.LETTERS_LEFT)
     lsn = found[0]["commit_lsn"]
-    assert f"walrus-bridge replay --from-lsn {lsn} --to-lsn {lsn} --table {long}.{long}" in done.stdout
+    assert f"walrus-bridge replay --from-lsn {lsn} --to-lsn {lsn} --table '{long}.{long}'" in done.stdout
     assert world.letters() == found
 
 
