@@ -3,6 +3,8 @@
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from tests.benchmarks.goals import Goal, goals
+
 Results = dict[str, Any]
 Cell = dict[str, Any]
 
@@ -22,6 +24,8 @@ def sections(results: Results) -> list[tuple[str, str]]:
         "startup": ("Start and rest", _startup),
     }
     found = [(title, make(results[name])) for name, (title, make) in made.items() if name in results]
+    if reached := goals(results):
+        found.append(("Goals", _goals(reached)))
     return [*found, ("Machine", _rows(["", ""], results["machine"].items()))]
 
 
@@ -61,6 +65,11 @@ def _stages(cells: Sequence[Cell]) -> str:
             for cell in cells
         ],
     )
+
+
+def _goals(found: Sequence[Goal]) -> str:
+    rows = [[what, goal, measured, "yes" if reached else "**no**"] for what, goal, measured, reached in found]
+    return _rows(["what", "goal", "measured", "reached"], rows)
 
 
 def _rls(cells: Sequence[Cell]) -> str:

@@ -47,6 +47,14 @@ def test_the_stages_are_shown_to_a_tenth_of_a_microsecond() -> None:
     assert "| pgoutput | 1,000 | 1.0 | 2.0 | 3.0 | 7.0 | 8.0 |" in dict(sections(RESULTS))["Where the time goes"]
 
 
+def test_a_goal_is_told_with_whether_it_is_reached() -> None:
+    table = dict(sections(RESULTS))["Goals"]
+    assert (
+        "| wal2json to Kafka over TCP, 1-row transactions, of pg_recvlogical | at least 1.0 | 0.50 | **no** |" in table
+    )
+    assert "RabbitMQ" not in table
+
+
 def test_only_what_was_measured_is_on_the_page() -> None:
     made = page(RESULTS)
     assert "## Throughput" in made
