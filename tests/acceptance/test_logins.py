@@ -56,7 +56,8 @@ def test_they_are_enough_for_a_replay_and_its_window(
     settings = config(database, *logins)
     settings["source"]["replay_window"] = "1GiB"
     running = bridge(config=settings)
-    query = "select confirmed_flush_lsn::text from pg_replication_slots where slot_name = %s"
+    # While PostgreSQL copies it, it has none yet.
+    query = "select confirmed_flush_lsn::text from pg_replication_slots where slot_name = %s and confirmed_flush_lsn is not null"
     ((begin,),) = running.wait_for(lambda: database.execute(query, (f"{database.slot}_replay",)), "the window")
     database.execute("insert into note values (1)")
     running.wait_for_events(1)
