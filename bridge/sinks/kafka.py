@@ -55,6 +55,7 @@ GONE: Final = {
     KafkaError.UNKNOWN_TOPIC_OR_PART,
     KafkaError._UNKNOWN_TOPIC,
     KafkaError._UNKNOWN_PARTITION,
+    KafkaError._DESTROY,  # what still waits for a partition that is not there any more
 }
 
 

@@ -32,7 +32,10 @@ IDLE_SECONDS: Final = 1.0
 """How often the position is written when there are no events."""
 _COMMIT_SECONDS: Final = 0.05
 _INIT_SECONDS: Final = 10.0
-_PERSISTENT: Final = FORBIDDEN | GONE | {KafkaError.MSG_SIZE_TOO_LARGE, KafkaError.INVALID_RECORD}
+# Not _DESTROY, which a producer that is given up may say of its own: the next one finds out whether the topic is there.
+_PERSISTENT: Final = (
+    FORBIDDEN | (GONE - {KafkaError._DESTROY}) | {KafkaError.MSG_SIZE_TOO_LARGE, KafkaError.INVALID_RECORD}
+)
 """Errors that the next transaction would meet too."""
 
 
