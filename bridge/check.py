@@ -21,6 +21,7 @@ from bridge.finding import Finding, of_error, ok, warning
 from bridge.rls import SETTINGS as JUDGING_SETTINGS
 from bridge.sinks import make_sink
 from bridge.sql import Connection, connect, describe, translate
+from bridge.units import counted
 
 COLOURS = {"ok": "green", "warning": "yellow", "error": "red"}
 
@@ -36,9 +37,9 @@ def run(config: Config, *, as_json: bool) -> None:
         click.echo(json.dumps(msgspec.to_builtins(found), indent=2, ensure_ascii=False))
     counts = {level: sum(finding.level == level for finding in found) for level in COLOURS}
     if counts["error"]:
-        raise CheckFailed(f"check failed: {_count(counts['error'], 'error')}, {_count(counts['warning'], 'warning')}")
+        raise CheckFailed(f"check failed: {counted(counts['error'], 'error')}, {counted(counts['warning'], 'warning')}")
     if not as_json:
-        click.echo(f"no errors, {_count(counts['warning'], 'warning')}")
+        click.echo(f"no errors, {counted(counts['warning'], 'warning')}")
 
 
 def line(finding: Finding, *, coloured: bool = False) -> str:
@@ -47,10 +48,6 @@ def line(finding: Finding, *, coloured: bool = False) -> str:
     shown = click.style(level, fg=COLOURS[finding.level]) if coloured else level
     text = f"{shown}  {finding.name:25}  {finding.what}"
     return text if finding.remedy is None else f"{text}\n{'':9}→ {finding.remedy}"
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def findings(config: Config) -> Iterator[Finding]:

@@ -18,6 +18,7 @@ from bridge.errors import LettersLeft
 from bridge.printable import printable
 from bridge.sinks import make_letters, make_sink
 from bridge.sinks.letters import Letters, Stored
+from bridge.units import counted
 
 REASON_CHARACTERS = 60
 """Of a reason in a list."""
@@ -86,7 +87,7 @@ def list_letters(config: Path | None, connection: str, table: str | None, as_jso
         for letter in found:
             click.echo(printable(letter.id))
             click.echo(f"  {_line(letter)}")
-        click.echo(f"{_count(len(found), 'dead letter')} in {letters.place}")
+        click.echo(f"{counted(len(found), 'dead letter')} in {letters.place}")
 
 
 @dead_letter.command("show")
@@ -138,7 +139,7 @@ def retry_letters(config: Path | None, connection: str, ids: tuple[str, ...], ev
         for outcome in retry(picked, settings, letters, make_sink(chosen, apart=True)) if picked else ():
             left += outcome.left is not None
             done += outcome.left is None
-            sent = f"{_count(outcome.events, 'event')} for {_count(outcome.subscriptions, 'subscription')}"
+            sent = f"{counted(outcome.events, 'event')} for {counted(outcome.subscriptions, 'subscription')}"
             if outcome.left is None:
                 click.echo(
                     f"done  {printable(outcome.letter.id)}: {sent if outcome.events else 'nobody may see it, or wants it now'}"
@@ -150,7 +151,7 @@ def retry_letters(config: Path | None, connection: str, ids: tuple[str, ...], ev
                 )
     click.echo(f"{done} done, {left} left")
     if left:
-        raise LettersLeft(f"{_count(left, 'dead letter')} could not be done with. What to do: see the lines above")
+        raise LettersLeft(f"{counted(left, 'dead letter')} could not be done with. What to do: see the lines above")
 
 
 @dead_letter.command("drop")
@@ -179,7 +180,7 @@ def drop(config: Path | None, connection: str, ids: tuple[str, ...], every: bool
             else:
                 click.echo(f"dropped  {printable(letter.id)}")
     if changed:
-        raise LettersLeft(f"{_count(len(changed), 'dead letter')} not dropped. What to do: look at them again")
+        raise LettersLeft(f"{counted(len(changed), 'dead letter')} not dropped. What to do: look at them again")
 
 
 @contextlib.contextmanager
@@ -195,7 +196,7 @@ def _read(letters: Letters) -> list[Kept]:
     found = [(stored, parse(stored.value)) for stored in letters.read()]
     if strange := sum(letter is None for _, letter in found):
         click.echo(
-            f"{_count(strange, 'message')} in {letters.place} left alone: no dead letter of the bridge's", err=True
+            f"{counted(strange, 'message')} in {letters.place} left alone: no dead letter of the bridge's", err=True
         )
     return sorted(((stored, letter) for stored, letter in found if letter is not None), key=lambda each: each[1].id)
 
@@ -252,13 +253,13 @@ def _described(letter: DeadLetter) -> Iterator[str]:
     yield f"position     {printable(f'commit {letter.commit_lsn}, change {letter.lsn}')}"
     yield f"reason       {printable(letter.reason)}"
     if letter.undecided:
-        yield f"undecided    {_count(len(letter.undecided), 'subscription')}; all others have their event"
+        yield f"undecided    {counted(len(letter.undecided), 'subscription')}; all others have their event"
         for reason, number in Counter(each.reason for each in letter.undecided).most_common():
             listed = [f"{each.id} ({each.subscription_id})" for each in letter.undecided if each.reason == reason]
             more = f", and {number - len(listed[:3])} more" if number > 3 else ""
             yield f"             {printable(', '.join(listed[:3]))}{more}: {printable(reason)}"
     elif letter.undelivered:
-        yield f"undelivered  {_count(len(letter.undelivered), 'subscription')}"
+        yield f"undelivered  {counted(len(letter.undelivered), 'subscription')}"
     for name, row in letter.rows.items():
         for column, value in row.items():
             yield f"{name:11}  {printable(column)} = {printable(bytes(value).decode())}"
@@ -266,7 +267,3 @@ def _described(letter: DeadLetter) -> Iterator[str]:
     for when, command in ways_on(letter):
         yield f"             {when}:"
         yield f"               {printable(command)}"
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"

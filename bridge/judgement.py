@@ -1,11 +1,13 @@
 """The stages that judge changes, put together on two connections: the catalog's, which also reads the subscriptions and
 makes values, and the judging one."""
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 
 import psycopg
 
 from bridge.audience import Audiences
+from bridge.catalog import SETTINGS as CATALOG_SETTINGS
 from bridge.catalog import Catalog
 from bridge.errors import SourceRefused
 from bridge.filtering import Filtering
@@ -13,14 +15,28 @@ from bridge.filters import Comparer
 from bridge.joined import JoinedJudge
 from bridge.judging import Judging
 from bridge.policy_facts import PolicyFacts
+from bridge.rls import SETTINGS as JUDGING_SETTINGS
 from bridge.rls import Judge, Outdated, take_snapshot
 from bridge.securing import Securing
-from bridge.sql import Connection, translate
+from bridge.sql import Connection, connect, translate
 from bridge.subscriptions import Subscriptions
 from bridge.tally import Tally
 from bridge.valuemaker import ValueMaker
 from bridge.values import Codec
 from bridge.writer import EventWriter
+
+
+@contextlib.contextmanager
+def both_connections(source: str, judging: str | None) -> Iterator[tuple[Connection, Connection]]:
+    """The catalog's connection and the judging one, whose login is the source's where `judging` is None.
+
+    Raises SourceUnreachable, SourceRefused.
+    """
+    with (
+        contextlib.closing(connect(source, CATALOG_SETTINGS)) as catalog,
+        contextlib.closing(connect(judging or source, JUDGING_SETTINGS)) as own,
+    ):
+        yield catalog, own
 
 
 def make_judging(

@@ -3,7 +3,6 @@
 import contextlib
 import re
 import time
-import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Final, Self
@@ -16,9 +15,8 @@ from bridge.errors import BridgeError, SinkRefused, SinkUnreachable
 from bridge.lsn import parse_lsn
 from bridge.naming import Destinations
 from bridge.offsets import Message, Stamp
-from bridge.sinks.kafka_log import LibraryLog
 from bridge.sinks.kafka_refusals import connection_refusal
-from bridge.sinks.kafka_settings import admin_settings, bootstrap_servers, producer_settings
+from bridge.sinks.kafka_settings import admin_settings, bootstrap_servers, producer_settings, reader_settings
 
 ANSWER_SECONDS: Final = 10.0
 SILENCE_SECONDS: Final = 30.0
@@ -41,8 +39,6 @@ class Reader:
         """`follows`: it waits for what comes. Raises ConfigError. Connects when it is first asked for something."""
         self._trouble: list[KafkaError] = []
         self.servers = bootstrap_servers(config.client)
-        library_log = LibraryLog("reader")
-        library_log.is_quiet = True  # it says that the producer's settings are none of a consumer's
         self.settings = admin_settings(producer_settings(config.client))
         self._consumer = Consumer(
             {
@@ -50,14 +46,10 @@ class Reader:
                 "fetch.wait.max.ms": 500 if follows else 5,
                 "queued.max.messages.kbytes": 16 << 10,
                 **self.settings,
-                "group.id": f"walrus-bridge-{uuid.uuid4()}",  # asked for, and not used: no group is joined
-                "enable.auto.commit": False,
+                **reader_settings("reader"),
                 "enable.auto.offset.store": False,
-                "enable.partition.eof": True,
-                "isolation.level": "read_committed",
                 "auto.offset.reset": "earliest",  # retention may take what was there a moment ago
                 "error_cb": self._trouble.append,
-                "logger": library_log,
             }
         )
 

@@ -12,21 +12,19 @@ from collections.abc import Iterator, Sequence
 import msgspec
 import psycopg
 
-from bridge.catalog import SETTINGS as CATALOG_SETTINGS
 from bridge.checkpoint import Ticket
 from bridge.dead_letters import DeadLetter, Recorded, change_of, left_for, retried, ways_on
 from bridge.delivery import Delivery
 from bridge.event import Event
 from bridge.judged import Undecided
-from bridge.judgement import make_judging, same_database
+from bridge.judgement import both_connections, make_judging, same_database
 from bridge.judging import TABLE_LOST, Decided, Judging, misfit
 from bridge.lsn import Identity
 from bridge.patterns import streams
-from bridge.rls import SETTINGS as JUDGING_SETTINGS
 from bridge.session import SourceSettings
 from bridge.sinks.base import Sink
 from bridge.sinks.letters import Letters, Stored
-from bridge.sql import Connection, connect, translate
+from bridge.sql import Connection, translate
 from bridge.subscriptions import Subscriptions
 from bridge.tally import Tally
 from bridge.valuemaker import Unfit
@@ -101,9 +99,8 @@ class _Judge:
         self._subscriptions = Subscriptions()
         self._streams = streams(settings.include, settings.exclude)
         with contextlib.ExitStack() as opening:
-            self._connection = opening.enter_context(contextlib.closing(connect(settings.connection, CATALOG_SETTINGS)))
-            judging = opening.enter_context(
-                contextlib.closing(connect(settings.judging_connection or settings.connection, JUDGING_SETTINGS))
+            self._connection, judging = opening.enter_context(
+                both_connections(settings.connection, settings.judging_connection)
             )
             same_database(self._connection, judging)
             self._system, self._database = _server(self._connection)

@@ -12,11 +12,10 @@ import msgspec
 import psycopg
 import structlog
 
-from bridge.catalog import SETTINGS as CATALOG_SETTINGS
 from bridge.change import Change, Message
 from bridge.errors import GapError, SourceRefused
 from bridge.guard import Guard
-from bridge.judgement import make_judging, same_database
+from bridge.judgement import both_connections, make_judging, same_database
 from bridge.lag import Look, Retained
 from bridge.lsn import Identity, format_lsn, parse_lsn
 from bridge.patterns import streams
@@ -24,9 +23,8 @@ from bridge.pgoutput import PgOutputDecoder
 from bridge.pgoutput import start_options as pgoutput_options
 from bridge.publication import require as require_publication
 from bridge.replication import ReplicationStream
-from bridge.rls import SETTINGS as JUDGING_SETTINGS
 from bridge.slot import Slot, create, find, problem
-from bridge.sql import APPLICATION_NAME, Connection, connect, translate
+from bridge.sql import APPLICATION_NAME, Connection, translate
 from bridge.subscriptions import Subscriptions
 from bridge.tally import Tally
 from bridge.values import PGOUTPUT_CODEC, WAL2JSON_CODEC
@@ -79,9 +77,8 @@ class Session:
         self._settings = settings
         self._stack = contextlib.ExitStack()
         with contextlib.ExitStack() as opening:
-            self.connection = opening.enter_context(contextlib.closing(connect(settings.connection, CATALOG_SETTINGS)))
-            self._judging_connection = opening.enter_context(
-                contextlib.closing(connect(settings.judging_connection or settings.connection, JUDGING_SETTINGS))
+            self.connection, self._judging_connection = opening.enter_context(
+                both_connections(settings.connection, settings.judging_connection)
             )
             self.stream = opening.enter_context(contextlib.closing(ReplicationStream(settings.connection)))
             self.identity: Identity = self.stream.identify()

@@ -13,7 +13,6 @@ import msgspec
 import psycopg
 
 from bridge.audience import Audiences
-from bridge.catalog import SETTINGS as CATALOG_SETTINGS
 from bridge.catalog import Catalog
 from bridge.change import DELETE, INSERT, UPDATE, Change
 from bridge.errors import SourceUnreachable
@@ -21,14 +20,14 @@ from bridge.filtering import Filtering
 from bridge.filters import Comparer
 from bridge.joined import JoinedJudge
 from bridge.judged import Judged, Subscription
+from bridge.judgement import both_connections
 from bridge.policy_facts import PolicyFacts
 from bridge.pools import Candidate, Group, Route
-from bridge.rls import SETTINGS as JUDGING_SETTINGS
 from bridge.rls import Judge, Outdated
 from bridge.securing import Securing
 from bridge.session import SourceSettings
 from bridge.share import Share
-from bridge.sql import Connection, connect, is_transient, translate
+from bridge.sql import Connection, is_transient, translate
 from bridge.subscriptions import Subscriptions
 from bridge.table import Rights, Table
 from bridge.tally import Tally
@@ -279,8 +278,5 @@ def _counted(
 @contextlib.contextmanager
 def trace_judge(settings: SourceSettings) -> Iterator[tuple[TraceJudge, Connection]]:
     """With the catalog's connection. Raises SourceUnreachable, SourceRefused."""
-    with (
-        contextlib.closing(connect(settings.connection, CATALOG_SETTINGS)) as source,
-        contextlib.closing(connect(settings.judging_connection or settings.connection, JUDGING_SETTINGS)) as judging,
-    ):
+    with both_connections(settings.connection, settings.judging_connection) as (source, judging):
         yield TraceJudge(settings, source, judging), source

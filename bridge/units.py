@@ -24,6 +24,11 @@ _BYTES: Final = {
 }
 
 
+def counted(number: int, noun: str) -> str:
+    """``1 event``, ``2 events``"""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
 class Duration(float):
     """Seconds."""
 

@@ -1,7 +1,6 @@
 """Dead letters in their Kafka topic: the newest of each key, without those that a tombstone follows."""
 
 import time
-import uuid
 from collections.abc import Sequence
 from typing import Any, Final
 
@@ -12,7 +11,7 @@ from bridge.errors import BridgeError, SinkRefused, SinkUnreachable
 from bridge.naming import Destinations
 from bridge.sinks.kafka_log import LibraryLog
 from bridge.sinks.kafka_refusals import connection_refusal
-from bridge.sinks.kafka_settings import admin_settings, bootstrap_servers, producer_settings
+from bridge.sinks.kafka_settings import admin_settings, bootstrap_servers, producer_settings, reader_settings
 from bridge.sinks.letters import Letters, Stored
 
 _ANSWER_SECONDS: Final = 10.0
@@ -116,19 +115,13 @@ class KafkaLetters(Letters):
     def _catch_up(self) -> None:
         """Read all that is committed and was not read yet."""
         if self._consumer is None:
-            library_log = LibraryLog("letters")
-            library_log.is_quiet = True  # it says that the producer's settings are none of a consumer's
             self._consumer = Consumer(
                 {
                     **admin_settings(self._settings),
-                    "group.id": f"walrus-bridge-{uuid.uuid4()}",  # asked for, and not used: no group is joined
-                    "enable.auto.commit": False,
-                    "enable.partition.eof": True,
-                    "isolation.level": "read_committed",
+                    **reader_settings("letters"),
                     "auto.offset.reset": "earliest",
                     "fetch.wait.max.ms": 50,
                     "error_cb": self._on_error,
-                    "logger": library_log,
                 }
             )
         try:

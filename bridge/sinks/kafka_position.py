@@ -1,7 +1,6 @@
 """The topic that holds how far a slot's stream has come: written in each Kafka transaction, read at each start."""
 
 import time
-import uuid
 from typing import Final
 
 import msgspec
@@ -10,8 +9,7 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Topic
 from bridge.errors import SinkRefused, SinkUnreachable
 from bridge.lsn import format_lsn, parse_lsn
 from bridge.sinks.base import Position
-from bridge.sinks.kafka_log import LibraryLog
-from bridge.sinks.kafka_settings import Settings
+from bridge.sinks.kafka_settings import Settings, reader_settings
 
 READ_SECONDS: Final = 10.0
 _LOOK_BACK: Final = 64
@@ -48,19 +46,7 @@ def decode(topic: str, value: bytes) -> Position:
 
 def read(settings: Settings, topic: str, key: str) -> Position | None:
     """The newest committed position; None: there is none yet. Blocks. Raises SinkUnreachable, SinkRefused."""
-    library_log = LibraryLog("position")
-    library_log.is_quiet = True  # it says that the producer's settings are none of a consumer's
-    consumer = Consumer(
-        {
-            **settings,
-            "group.id": f"walrus-bridge-{uuid.uuid4()}",  # asked for, and not used: no group is joined
-            "enable.auto.commit": False,
-            "enable.partition.eof": True,
-            "isolation.level": "read_committed",
-            "auto.offset.reset": "error",
-            "logger": library_log,
-        }
-    )
+    consumer = Consumer({**settings, **reader_settings("position"), "auto.offset.reset": "error"})
     try:
         low, high = consumer.get_watermark_offsets(TopicPartition(topic, 0), timeout=READ_SECONDS)
         back = _LOOK_BACK

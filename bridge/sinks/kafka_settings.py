@@ -1,11 +1,13 @@
 """librdkafka's settings: ours, the user's, and those that the delivery promise does not leave to the user. Pure."""
 
+import uuid
 from collections.abc import Mapping
 from typing import Any, Final
 
 from confluent_kafka import KafkaException, Producer
 
 from bridge.errors import ConfigError
+from bridge.sinks.kafka_log import LibraryLog
 
 Settings = dict[str, Any]
 
@@ -109,6 +111,19 @@ def admin_settings(settings: Settings) -> Settings:
     """A producer's settings for a client that only asks and creates, or reads: it needs no producer id."""
     own = {*FIXED, "transactional.id", "transaction.timeout.ms"}
     return {name: value for name, value in settings.items() if name not in own} | {"allow.auto.create.topics": False}
+
+
+def reader_settings(name: str) -> Settings:
+    """Those of a consumer that reads what is there and joins no group. `name`: for the log."""
+    library_log = LibraryLog(name)
+    library_log.is_quiet = True  # it says that the producer's settings are none of a consumer's
+    return {
+        "group.id": f"walrus-bridge-{uuid.uuid4()}",  # asked for, and not used
+        "enable.auto.commit": False,
+        "enable.partition.eof": True,
+        "isolation.level": "read_committed",
+        "logger": library_log,
+    }
 
 
 def _try(settings: Settings, client: Mapping[str, Any]) -> None:
