@@ -230,7 +230,8 @@ class RabbitMQSink(Sink):
     def _on_return(self, _channel: Any, method: Any, properties: Any, _body: bytes) -> None:
         """Comes before the confirm of the same message."""
         headers = properties.headers or {}
-        self._window.mark_returned(str(headers.get("id")), method.reply_text)
+        parked = (method.exchange, method.routing_key) == (_DEFAULT_EXCHANGE, self._unrouted)
+        self._window.mark_returned(str(headers.get("id")), method.reply_text, parked=parked)
 
     def _came_back(self, message: Outgoing) -> None:
         reason, message.returned = message.returned, None

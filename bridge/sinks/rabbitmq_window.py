@@ -67,10 +67,13 @@ class Window:
             self._bytes -= message.event.size
         return settled
 
-    def mark_returned(self, event_id: str, reason: str) -> bool:
-        """The broker sent a message back, and will confirm it next. Returns come in the order of publishing."""
+    def mark_returned(self, event_id: str, reason: str, *, parked: bool) -> bool:
+        """The broker sent a message back, and will confirm it next. Returns come in the order of publishing.
+
+        An id may be on its way twice, once to its exchange and once, `parked`, to the queue of unroutable messages.
+        """
         for message in self._out.values():
-            if message.event.id == event_id and message.returned is None:
+            if message.event.id == event_id and message.parked is parked and message.returned is None:
                 message.returned = reason
                 return True
         return False

@@ -89,7 +89,7 @@ def test_it_tells_of_a_lost_connection(database: Database, bridge: Callable[...,
 
 @pytest.fixture
 def systemd(tmp_path: pathlib.Path) -> Iterator[Callable[..., Systemd]]:
-    """Start a systemd with the unit, some lines of it replaced."""
+    """Start a systemd with the unit, some lines of it replaced. Asked for after the database, it ends before that goes."""
     if why := lacking():
         pytest.skip(f"a systemd of its own cannot be started here: {why}")
     started: list[Systemd] = []
@@ -111,7 +111,7 @@ def systemd(tmp_path: pathlib.Path) -> Iterator[Callable[..., Systemd]]:
 
 
 def test_the_unit_runs_in_its_walls_and_the_watchdog_ends_what_is_stuck(
-    systemd: Callable[..., Systemd], dsn: str, tmp_path: pathlib.Path
+    dsn: str, systemd: Callable[..., Systemd], tmp_path: pathlib.Path
 ) -> None:
     # Given secrets in a file that only root reads
     (tmp_path / "secrets.env").write_text(f"SLOT={dsn.rpartition('/')[2]}\n")
@@ -152,7 +152,7 @@ def test_the_unit_runs_in_its_walls_and_the_watchdog_ends_what_is_stuck(
 
 
 def test_the_unit_of_a_standby_may_wait_longer_than_a_start_may_take(
-    systemd: Callable[..., Systemd], database: Database, bridge: Callable[..., Any]
+    database: Database, systemd: Callable[..., Systemd], bridge: Callable[..., Any]
 ) -> None:
     # Given a bridge that holds the slot
     first = bridge(config=settings(database.dsn, database.slot))
@@ -174,7 +174,7 @@ def test_the_unit_of_a_standby_may_wait_longer_than_a_start_may_take(
 
 
 def test_the_unit_is_not_started_again_for_what_does_not_pass_by_itself(
-    systemd: Callable[..., Systemd], dsn: str
+    dsn: str, systemd: Callable[..., Systemd]
 ) -> None:
     manager = systemd(settings(dsn, "slot") | {"sink": {}}, "RestartSec=100ms\n")
 

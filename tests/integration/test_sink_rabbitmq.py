@@ -152,6 +152,29 @@ def test_each_returned_message_is_told_from_the_routable_ones_around_it(
     assert reader.ids(f"{prefix}unrouted") == [event.id for event in events if event.kind == "UPDATE"]
 
 
+def test_an_event_that_comes_again_while_it_is_being_parked_is_parked_again(
+    reader: Reader, prefix: str, opened: Opener, capsys: pytest.CaptureFixture[str]
+) -> None:
+    driver = opened()
+    capsys.readouterr()
+    events = [an_event(number, table=f"book{number}") for number in range(20)]
+    said: list[str] = []
+
+    def is_being_parked(table: str) -> bool:
+        said.append(capsys.readouterr().out)
+        return f"exchange={prefix}public.{table} parked_in" in "".join(said)
+
+    for event in events:
+        driver.send(event)
+        driver.poll_until(lambda table=event.table: is_being_parked(table), "it is being parked")
+        # The first copy is on its way to the queue, and not confirmed yet, when the second leaves.
+        driver.send(event)
+    driver.drain()
+
+    assert reader.ids(f"{prefix}unrouted") == [event.id for event in events for _ in range(2)]
+    assert "what='queue" not in "".join(said)  # none of ours was taken for gone
+
+
 def test_it_may_stop_the_bridge(opened: Opener, reader: Reader) -> None:
     driver = opened(unroutable="stop")
 

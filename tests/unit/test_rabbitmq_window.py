@@ -53,19 +53,31 @@ def test_each_message_is_settled_once(data: st.DataObject) -> None:
     assert sorted(settled) == list(range(1, count + 1))
 
 
+def test_what_came_back_from_an_exchange_is_not_its_twin_that_is_being_parked() -> None:
+    window = filled(0)
+    parked, later = (Outgoing(an_event(1), TICKET, number) for number in (1, 2))
+    parked.parked = True
+    window.add(parked)
+    window.add(later)
+
+    window.mark_returned(an_event(1).id, "NO_ROUTE", parked=False)
+
+    assert (parked.returned, later.returned) == (None, "NO_ROUTE")
+
+
 def test_a_returned_message_is_marked_and_its_twin_only_by_the_next() -> None:
     window = filled(0)
     first, second = (Outgoing(an_event(1), TICKET, number) for number in (1, 2))
     window.add(first)
     window.add(second)
 
-    assert window.mark_returned(an_event(1).id, "first")
+    assert window.mark_returned(an_event(1).id, "first", parked=False)
     assert (first.returned, second.returned) == ("first", None)
-    assert window.mark_returned(an_event(1).id, "second")
+    assert window.mark_returned(an_event(1).id, "second", parked=False)
     assert (first.returned, second.returned) == ("first", "second")
 
-    assert not window.mark_returned(an_event(1).id, "third")
-    assert not window.mark_returned("another", "NO_ROUTE")
+    assert not window.mark_returned(an_event(1).id, "third", parked=False)
+    assert not window.mark_returned("another", "NO_ROUTE", parked=False)
 
 
 def test_it_is_full_by_number_and_by_bytes() -> None:
@@ -81,7 +93,7 @@ def test_it_is_full_by_number_and_by_bytes() -> None:
 
 def test_a_lost_channel_gives_back_all_in_order_and_counts_anew() -> None:
     window = filled(4)
-    window.mark_returned(an_event(2).id, "NO_ROUTE")
+    window.mark_returned(an_event(2).id, "NO_ROUTE", parked=False)
     window.settle(3, multiple=False)
 
     lost = window.lose()
