@@ -25,7 +25,7 @@ class RabbitMQ(Server):
         self._node = f"walrus-{uuid.uuid4().hex[:8]}@localhost"
         (home / "rabbitmq.conf").write_text(f"listeners.tcp.1 = 127.0.0.1:{self.port}\n", encoding="utf-8")
         (home / "enabled_plugins").write_text("[].\n", encoding="utf-8")
-        self._environment = {
+        self.environment = {
             "PATH": os.environ["PATH"],
             "LANG": "C.UTF-8",
             "HOME": str(home),
@@ -56,7 +56,7 @@ class RabbitMQ(Server):
                 stderr=subprocess.DEVNULL,
                 start_new_session=True,
             )
-        self._launch([str(BINARIES / "rabbitmq-server")], self._environment)
+        self._launch([str(BINARIES / "rabbitmq-server")], self.environment)
         wait_until(self._answers, "RabbitMQ's start", 60)
 
     def restart(self) -> None:
@@ -77,7 +77,7 @@ class RabbitMQ(Server):
         """rabbitmqctl."""
         done = subprocess.run(
             [str(BINARIES / "rabbitmqctl"), "--node", self._node, *arguments],
-            env=self._environment,
+            env=self.environment,
             capture_output=True,
             text=True,
             check=True,
