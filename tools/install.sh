@@ -43,6 +43,8 @@ if [[ $want == tests ]]; then
   need valgrind valgrind
   need promtool prometheus
   need chromium chromium
+  need node nodejs
+  need npm npm  # for AsyncAPI's own validator
 fi
 
 cannot() { # cannot WHY: the end, with the way out
@@ -96,6 +98,18 @@ if [[ $want == tests ]]; then
     fetch "Apache Kafka" -f tools/kafka.pom.xml dependency:copy-dependencies -DincludeScope=runtime \
       "-DoutputDirectory=$cache/kafka/part"
     mv "$cache/kafka/part" "$cache/kafka/libs"
+  fi
+  asyncapi=$(sha256sum tests/asyncapi/* | sha256sum)
+  if [[ ! -e $cache/asyncapi/.installed || $(cat "$cache/asyncapi/.installed") != "$asyncapi" ]]; then
+    echo "fetching AsyncAPI's parser"
+    rm -rf "$cache/asyncapi"
+    cp -r tests/asyncapi "$cache/asyncapi"
+    if ! said=$(npm --prefix "$cache/asyncapi" ci --silent --no-audit --no-fund --ignore-scripts </dev/null 2>&1); then
+      echo "$said" >&2
+      echo "npm cannot fetch AsyncAPI's parser. It needs a way to the npm registry, or a mirror in ~/.npmrc." >&2
+      exit 1
+    fi
+    echo "$asyncapi" >"$cache/asyncapi/.installed"
   fi
   for version in ${POSTGRES_VERSIONS:-}; do
     folder=$cache/postgres/$version

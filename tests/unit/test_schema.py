@@ -1,6 +1,5 @@
-"""The schemas and the AsyncAPI document, by JSON Schema's own schema and what AsyncAPI asks."""
+"""The schemas and the AsyncAPI document, by JSON Schema's own schema. AsyncAPI's own parser judges it in tests/acceptance/test_asyncapi.py."""
 
-import copy
 import json
 from typing import Any
 
@@ -9,7 +8,6 @@ import pytest
 
 from bridge import asyncapi, schema
 from bridge.config import Config, Kafka, RabbitMQ, Sink, Source, Stdout
-from tests.unit.asyncapi_shape import DOCUMENT
 
 CONFIGS = {
     "kafka": Config(
@@ -39,10 +37,9 @@ def references(value: Any) -> list[str]:
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-def test_the_asyncapi_document_is_one(name: str) -> None:
+def test_the_asyncapi_document_refers_to_what_it_has(name: str) -> None:
     made = asyncapi.document(CONFIGS[name])
 
-    jsonschema.validate(made, DOCUMENT)
     found = references(made)
     assert found
     for reference in found:
@@ -53,18 +50,6 @@ def test_the_asyncapi_document_is_one(name: str) -> None:
         used = {each for each in ("schema", "table", "type") if f"{{{each}}}" in (channel["address"] or "")}
         assert set(channel.get("parameters", {})) == used
     assert "geheim" not in json.dumps(made)
-
-
-@pytest.mark.parametrize("fault", ["channels/events/kafkaTopic", "operations/send-events/action", "info/version"])
-def test_a_document_that_is_wrong_is_found(fault: str) -> None:
-    made = copy.deepcopy(asyncapi.document(CONFIGS["kafka"]))
-    *path, last = fault.split("/")
-    place = made
-    for step in path:
-        place = place[step]
-    place[last] = 7
-    with pytest.raises(jsonschema.ValidationError):
-        jsonschema.validate(made, DOCUMENT)
 
 
 def test_the_document_says_where_kafka_s_events_are() -> None:
