@@ -71,7 +71,8 @@ class Runbook:
         self._name = name
         self._folder = folder
         path = os.pathsep.join(filter(None, (path, str(pathlib.Path(program()).parent), os.environ["PATH"])))
-        self._environment = environment(PATH=path, COLUMNS="200", PSQL_PAGER="", **variables)
+        # Unbuffered: what is printed and what is logged come in the order that a terminal shows.
+        self._environment = environment(PATH=path, COLUMNS="200", PSQL_PAGER="", PYTHONUNBUFFERED="1", **variables)
         self._steps = steps_of((RUNBOOKS / f"{name}.md").read_text())
         self._known: dict[str, str] = {}
 
