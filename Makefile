@@ -8,6 +8,14 @@ VERSIONS = 14.15.0 16.6.0 17.7.0 18.1.0
 # The oldest and the newest are part of every test run.
 ENDS = $(firstword $(VERSIONS)) $(lastword $(VERSIONS))
 
+# All at once, as they wait more than they work; each one's output when all have ended.
+define on_versions
+mkdir -p build; rm -f build/postgres-*.log; \
+for version in $(1); do $(PYTEST) --postgres=$$version >build/postgres-$$version.log 2>&1 & all="$$all $$!"; done; \
+failed=0; for each in $$all; do wait $$each || failed=1; done; \
+for version in $(1); do echo "PostgreSQL $$version"; cat build/postgres-$$version.log; done; exit $$failed
+endef
+
 demo:
 	@tools/install.sh demo
 	@tools/venv.sh
@@ -16,7 +24,7 @@ demo:
 test:
 	@POSTGRES_VERSIONS="$(ENDS)" tools/install.sh tests
 	@tools/venv.sh
-	@set -e; for version in $(ENDS); do echo "PostgreSQL $$version"; $(PYTEST) --postgres=$$version; done
+	@$(call on_versions,$(ENDS))
 	$(PYTEST)
 
 test-unit: venv
@@ -25,7 +33,7 @@ test-unit: venv
 test-versions:
 	@POSTGRES_VERSIONS="$(VERSIONS)" tools/install.sh tests
 	@tools/venv.sh
-	@set -e; for version in $(VERSIONS); do echo "PostgreSQL $$version"; $(PYTEST) --postgres=$$version; done
+	@$(call on_versions,$(VERSIONS))
 
 # Everything dies while random transactions run: TARGET is kafka, rabbitmq or exactly-once.
 torture:

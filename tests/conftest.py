@@ -31,8 +31,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure() -> None:
-    # As Ctrl-C does, so that the fixtures end their servers.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    # As Ctrl-C does, so that the fixtures end their servers. And where a shell started us in its background, with SIGINT
+    # ignored, what we start must not inherit that.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
