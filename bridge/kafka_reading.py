@@ -16,7 +16,7 @@ from bridge.lsn import parse_lsn
 from bridge.naming import Destinations
 from bridge.offsets import Message, Stamp
 from bridge.sinks.kafka_refusals import connection_refusal
-from bridge.sinks.kafka_settings import admin_settings, bootstrap_servers, producer_settings, reader_settings
+from bridge.sinks.kafka_settings import admin_settings, bootstrap_servers, passes, producer_settings, reader_settings
 
 ANSWER_SECONDS: Final = 10.0
 SILENCE_SECONDS: Final = 30.0
@@ -99,8 +99,7 @@ class Reader:
             error = got.error()
             partition = by_place.get((got.topic() or "", _number(got.partition())))
             if error is not None and error.code() != KafkaError._PARTITION_EOF:
-                # librdkafka asks for the group's coordinator by itself, and we want none.
-                if not error.retriable() and error.code() != KafkaError.GROUP_AUTHORIZATION_FAILED:
+                if not passes(error):
                     raise self._translated(error, f"read {got.topic() or 'topics'}")
             elif partition is not None:
                 yield partition if error else Read(partition, got)

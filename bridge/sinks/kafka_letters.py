@@ -11,7 +11,7 @@ from bridge.errors import BridgeError, SinkRefused, SinkUnreachable
 from bridge.naming import Destinations
 from bridge.sinks.kafka_log import LibraryLog
 from bridge.sinks.kafka_refusals import connection_refusal
-from bridge.sinks.kafka_settings import admin_settings, bootstrap_servers, producer_settings, reader_settings
+from bridge.sinks.kafka_settings import admin_settings, bootstrap_servers, passes, producer_settings, reader_settings
 from bridge.sinks.letters import Letters, Stored
 
 _ANSWER_SECONDS: Final = 10.0
@@ -148,16 +148,18 @@ class KafkaLetters(Letters):
                 continue
             last_seconds = time.monotonic()
             error, partition, offset = message.error(), message.partition(), message.offset()
+            if error is not None and error.code() != KafkaError._PARTITION_EOF:
+                if not passes(error):
+                    raise KafkaException(error)
+                continue
             assert partition is not None
             assert offset is not None
             if error is None:
                 self._next[partition] = offset + 1
                 self._newest[_place(message)] = message
-            elif error.code() == KafkaError._PARTITION_EOF:
+            else:
                 self._next[partition] = max(offset, self._next.get(partition, 0))
                 open_partitions.discard(partition)
-            elif not error.retriable():
-                raise KafkaException(error)
 
     def _cannot_read(self, error: KafkaError) -> BridgeError:
         trouble = self._trouble or error

@@ -9,7 +9,7 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Topic
 from bridge.errors import SinkRefused, SinkUnreachable
 from bridge.lsn import format_lsn, parse_lsn
 from bridge.sinks.base import Position
-from bridge.sinks.kafka_settings import Settings, reader_settings
+from bridge.sinks.kafka_settings import Settings, passes, reader_settings
 
 READ_SECONDS: Final = 10.0
 _LOOK_BACK: Final = 64
@@ -83,6 +83,6 @@ def _from(consumer: Consumer, topic: str, start: int) -> list[Message]:
             raise SinkRefused(
                 f"Kafka does not let this login read topic {topic}: {error.str()}. What to do: grant it Read on it"
             )
-        elif not error.retriable():
+        elif not passes(error):
             raise KafkaException(error)
     raise SinkUnreachable(f"Kafka did not give the position in topic {topic} within {READ_SECONDS:.0f} s")

@@ -4,7 +4,7 @@ import uuid
 from collections.abc import Mapping
 from typing import Any, Final
 
-from confluent_kafka import KafkaException, Producer
+from confluent_kafka import KafkaError, KafkaException, Producer
 
 from bridge.errors import ConfigError
 from bridge.sinks.kafka_log import LibraryLog
@@ -124,6 +124,12 @@ def reader_settings(name: str) -> Settings:
         "isolation.level": "read_committed",
         "logger": library_log,
     }
+
+
+def passes(error: KafkaError) -> bool:
+    """Whether a consumer with `reader_settings` may go on after this error."""
+    # librdkafka asks for the group's coordinator by itself, and we want none.
+    return error.retriable() or error.code() == KafkaError.GROUP_AUTHORIZATION_FAILED
 
 
 def _try(settings: Settings, client: Mapping[str, Any]) -> None:

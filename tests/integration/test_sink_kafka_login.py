@@ -20,7 +20,11 @@ from bridge.cluster import free_port
 from bridge.config import CreateTopics
 from bridge.config import Kafka as KafkaConfig
 from bridge.errors import SinkRefused
+from bridge.lsn import Identity
+from bridge.sinks.base import Position
 from bridge.sinks.kafka import KafkaSink
+from bridge.sinks.kafka_exactly_once import ExactlyOnceSink
+from bridge.sinks.kafka_letters import KafkaLetters
 from tests.integration.sinks import TABLE, Driver, an_event
 from tests.servers.kafka import Kafka
 from tests.servers.waiting import wait_until
@@ -49,12 +53,12 @@ class AskingKafka(Kafka):
         settings = settings.replace("protocol.map=", "protocol.map=ASKING:SASL_PLAINTEXT,")
         path.write_text(settings + SECURED, encoding="utf-8")
 
-    def allow(self, topic: str, *operations: AclOperation) -> None:
-        """Let the login do these to topics whose names begin so."""
+    def allow(self, name: str, *operations: AclOperation, of: ResourceType = ResourceType.TOPIC) -> None:
+        """Let the login do these to topics, or another kind, whose names begin so."""
         acls = [
             AclBinding(
-                ResourceType.TOPIC,
-                topic,
+                of,
+                name,
                 ResourcePatternType.PREFIXED,
                 "User:bridge",
                 "*",
@@ -98,6 +102,10 @@ def asking() -> Iterator[AskingKafka]:
 
 
 def driver(server: AskingKafka, prefix: str, password: str = "right", *, create: bool = True) -> Driver:
+    return Driver(KafkaSink(config(server, prefix, password, create=create)))
+
+
+def config(server: AskingKafka, prefix: str, password: str = "right", *, create: bool = True) -> KafkaConfig:
     client = {
         "bootstrap.servers": server.asking,
         "security.protocol": "SASL_PLAINTEXT",
@@ -105,8 +113,7 @@ def driver(server: AskingKafka, prefix: str, password: str = "right", *, create:
         "sasl.username": "bridge",
         "sasl.password": password,
     }
-    config = KafkaConfig(prefix=prefix, client=client, create_topics=CreateTopics() if create else None)
-    return Driver(KafkaSink(config))
+    return KafkaConfig(prefix=prefix, client=client, create_topics=CreateTopics() if create else None)
 
 
 def test_a_wrong_password_is_refused_at_once(asking: AskingKafka, prefix: str) -> None:
@@ -209,3 +216,40 @@ def test_nor_does_one_go_on_that_may_not_even_see_its_topics_any_more(asking: As
 
     assert made.in_flight == 1
     made.sink.close()
+
+
+def test_exactly_once_needs_the_transactional_id_and_to_read_its_position(asking: AskingKafka, prefix: str) -> None:
+    asking.allow(prefix, AclOperation.CREATE, AclOperation.DESCRIBE, AclOperation.WRITE, AclOperation.READ)
+    asking.allow(
+        f"walrus-bridge-{prefix}books",
+        AclOperation.DESCRIBE,
+        AclOperation.WRITE,
+        of=ResourceType.TRANSACTIONAL_ID,
+    )
+    places = []
+
+    for number in range(2):
+        driven = Driver(ExactlyOnceSink(config(asking, prefix), "books"))
+        driven.sink.open([TABLE])
+        places.append(driven.sink.resume(Identity("7409", 1)))
+        driven.send(an_event(number))
+        driven.checkpoint.commit(100 + number)
+        driven.drain()
+        driven.sink.close()
+
+    assert places == [None, Position("7409", 1, 100, an_event(0).order)]
+
+
+def test_dead_letters_are_read_without_rights_on_a_group(asking: AskingKafka, prefix: str) -> None:
+    asking.allow(prefix, AclOperation.CREATE, AclOperation.DESCRIBE, AclOperation.WRITE, AclOperation.READ)
+    driven = driver(asking, prefix)
+    driven.sink.open([TABLE])
+    driven.send(an_event(dead_letter=True))
+    driven.drain()
+    driven.sink.close()
+
+    letters = KafkaLetters(config(asking, prefix))
+    try:
+        assert letters.count() == 1
+    finally:
+        letters.close()
