@@ -11,7 +11,7 @@ from bridge.sinks import make_sink
 from bridge.sinks.base import Sink
 
 if TYPE_CHECKING:
-    from bridge.pipeline import Settings
+    from bridge.opening import Settings
     from bridge.replay_window import WindowSettings
 
 _LIMIT_BYTES: Final = 20 << 30
@@ -28,8 +28,8 @@ def sink_of(config: Config, file: Path | None, *, apart: bool = False) -> Sink:
 
 def settings_of(config: Config, *, wait: bool = False, accept_gap: bool = False) -> "Settings":
     """The config's values, plain, for the pipeline. Whether it is to see to a second slot: add `window_of`."""
+    from bridge.opening import Settings
     from bridge.pace import parse_table
-    from bridge.pipeline import Settings
     from bridge.source_settings import source_settings
 
     return Settings(

@@ -12,24 +12,24 @@ import contextlib
 import gc
 import select
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 import structlog
 
-from bridge.backoff import Backoff
 from bridge.change import Commit
-from bridge.checkpoint import Checkpoint, InFlight
-from bridge.errors import SlotActive, SlotError, Transient, Undelivered
+from bridge.checkpoint import Checkpoint
+from bridge.errors import Transient, Undelivered
 from bridge.event import Event
 from bridge.health import Health
-from bridge.lsn import Identity, format_lsn
+from bridge.lsn import format_lsn
+from bridge.minutes import Minutes
 from bridge.notify import Supervisor
+from bridge.opening import Opening, Settings
 from bridge.pace import Pace
-from bridge.replay_window import ReplayWindow, WindowSettings
+from bridge.replay_window import ReplayWindow
 from bridge.sending import DRAIN_SECONDS, Sender
-from bridge.session import Session, SourceSettings, same_server
-from bridge.sinks.base import Position, Sink
-from bridge.slot import Slot
+from bridge.session import Session
+from bridge.sinks.base import Sink
 from bridge.stopping import Stopping, StopSignal
 
 log = structlog.get_logger()
@@ -45,24 +45,8 @@ LOOK_SECONDS = 2.0
 """The end of the server's WAL is looked at so often."""
 RETAINED_SECONDS = 15.0
 """And so often also at what the slot retains."""
-PROGRESS_SECONDS = 60.0
 QUERY_PATIENCE_SECONDS = 2.0
 """After a signal: how long a query has to answer."""
-OWN_WALSENDER_SECONDS = 5.0
-"""How long a walsender of a bridge that was killed may hold the slot at the start."""
-
-
-class Settings(SourceSettings, frozen=True, kw_only=True):
-    heartbeat_seconds: float = 60.0
-    in_flight_bytes: int = 64 << 20
-    events_per_second: int | None = None
-    events_per_table: Mapping[tuple[str, str], int] = {}
-    wait: bool = False
-    """Wait for a slot that another client holds, as a standby instance would."""
-    accept_gap: bool = False
-    """Go on where changes may be missing (guard.py)."""
-    window: WindowSettings | None = None
-    """The second slot to keep or to drop; None: whatever there is stays as it is."""
 
 
 def run(
@@ -98,39 +82,32 @@ class Pipeline:
         self._sink = sink
         self._health = health
         self._stop = stop
-        self._prepare = prepare
         self._supervisor = supervisor or Supervisor({})
         self._session: Session | None = None
         self._window: ReplayWindow | None = None
-        self._identity: Identity | None = None
-        self._walsender: int | None = None
-        """The pid of the last stream's, which may hold the slot until it notices that we have gone."""
-        self._start_lsn = 0
-        self._done = ""
-        """Events up to this `order` are skipped, for the sink has them (exactly once)."""
         self._status_sent = 0
         self._status_at = 0.0
         self._heartbeat_at = 0.0
         self._looked_at = 0.0
-        self._progress_at = time.monotonic()
-        self._told_events = 0
-        """How many events the log has told of."""
+        pace = Pace(settings.events_per_second, settings.events_per_table)
+        self._minutes = Minutes(health, pace)
         self._sender = Sender(
             sink,
             health,
             stop,
-            Pace(settings.events_per_second, settings.events_per_table),
+            pace,
             in_flight_bytes=settings.in_flight_bytes,
             stop_on_failure=settings.on_failure == "stop",
             tick=self._tick,
             wait=self._wait_meanwhile,
         )
-        self._told_seconds = 0.0
-        """How much waiting the log has told of."""
+        self._opening = Opening(
+            settings, sink, self._sender, health, stop, prepare, waiting=self._waiting, pause=self._pause
+        )
 
     def run(self) -> None:
         try:
-            session = self._open(first=True)
+            session = self._begun(self._opening.first())
             while not self._stop.requested:
                 try:
                     self._stream(session)
@@ -165,7 +142,7 @@ class Pipeline:
                     for output in session.judging.process(portion):
                         if isinstance(output, Commit):
                             self._checkpoint.commit(output.end_lsn)
-                        elif not self._done or self._is_new(output):
+                        elif not self._opening.done or self._is_new(output):
                             self._sender.send(output)
                 self._health.acknowledging.sent(self._checkpoint.newest, time.monotonic())
                 if batch.keepalive is not None and not session.in_transaction:
@@ -178,9 +155,9 @@ class Pipeline:
 
     def _is_new(self, event: Event) -> bool:
         """Whether the sink does not have it yet."""
-        if event.order <= self._done:
+        if event.order <= self._opening.done:
             return False
-        self._done = ""
+        self._opening.done = ""
         return True
 
     def _tick(self, seconds: float = 0.0) -> None:
@@ -194,25 +171,10 @@ class Pipeline:
         since = now - self._status_at
         if since >= STATUS_SECONDS or (confirmed > self._status_sent and since >= STATUS_MOVED_SECONDS):
             self._confirm(confirmed, now)
-        if now - self._progress_at >= PROGRESS_SECONDS:
-            events = sum(self._health.events.values()) + sum(self._health.dead_letters.values())
-            log.info(
-                "progress",
-                events=events - self._told_events,
-                confirmed=format_lsn(confirmed),
-                in_flight=self._checkpoint.in_flight_events,
-                **self._held_back(),
-            )
-            self._told_events, self._progress_at = events, now
-
-    def _held_back(self) -> dict[str, float]:
-        """Of the last minute, what the limits have cost; said only where there are limits."""
-        pace = self._sender.pace
-        waited, self._told_seconds = pace.waited_seconds - self._told_seconds, pace.waited_seconds
-        return {"held_back_seconds": round(waited, 1)} if pace.is_limited else {}
+        self._minutes.turn(now, confirmed, self._checkpoint.in_flight_events)
 
     def _confirmable(self) -> int:
-        return max(self._start_lsn, self._sink.confirmable(self._checkpoint.advance()))
+        return max(self._opening.start_lsn, self._sink.confirmable(self._checkpoint.advance()))
 
     def _confirm(self, lsn: int, now: float) -> None:
         """Tell PostgreSQL what is delivered, never past the guard's ceiling."""
@@ -274,63 +236,10 @@ class Pipeline:
             asked = self._health.retained_at
             self._health.looked(session.look(slot=asked is None or now - asked >= RETAINED_SECONDS), now)
 
-    # -- opening and closing ---------------------------------------------------------------------------------------
+    # -- beginning and ending --------------------------------------------------------------------------------------
 
-    def _open(self, *, first: bool) -> Session:
-        """Connect, check, load, start. At first every failure is raised; later the slot must be there already."""
-        session = Session(self._settings, self._health.tally, self._waiting, self._pause)
-        try:
-            if self._identity is not None:
-                same_server(self._identity, session.identity)
-                if self._identity.timeline != session.identity.timeline:
-                    # What was acknowledged of the old timeline says nothing of LSNs on this one.
-                    self._sender.checkpoint = Checkpoint(in_flight=self._checkpoint.in_flight)
-                    self._start_lsn = 0
-            self._identity = session.identity
-            session.check_server()
-            slot = self._wait_for_slot(session)
-            if slot is None and not first:
-                raise session.slot_gone()
-            if first:
-                with self._stop.interrupting():
-                    self._prepare()
-            guard = session.open_guard()
-            tables = session.load_subscriptions()
-            if first:
-                with self._stop.interrupting():
-                    for refused in self._sink.open(tables):
-                        log.warning("a table has no destination, its events are rejected", reason=str(refused))
-            if slot is None:
-                # Last, so that nothing holds WAL back where something else is wrong; and who subscribed before it counts.
-                slot = session.make_slot(accept_gap=self._settings.accept_gap)
-                session.load_subscriptions()
-            confirmed = slot.confirmed_lsn or 0
-            accept_gap = self._settings.accept_gap and first
-            guard.check(confirmed, self._checkpoint.advance(), accept_gap=accept_gap)
-            position = self._sink.resume(session.identity)
-            if self._sink.forgets:
-                self._sender.forget_rejections()
-            if position is None:
-                # What was acknowledged meanwhile counts; what was in flight with the old stream comes again.
-                start, done = max(confirmed, self._checkpoint.advance()), ""
-            else:
-                known = (position.system_identifier, position.timeline, position.end_lsn)
-                if not guard.check_sink(known, position.reached, confirmed, accept_gap=accept_gap):
-                    identity = session.identity
-                    position = Position(identity.system_identifier, identity.timeline, confirmed, "")
-                    self._sink.go_on_from(position)
-                start, done = max(confirmed, position.end_lsn), position.last_event
-            guard.raise_ceiling(start)
-            session.start(start)
-        except BaseException:
-            session.close()
-            raise
-        # What the sink still holds of the old stream counts for the budget, unless it has forgotten that.
-        held = self._checkpoint.in_flight
-        self._sender.checkpoint = Checkpoint(start, InFlight(held.sent_bytes) if self._sink.forgets else held)
-        self._health.in_flight = self._checkpoint.in_flight
-        self._health.restarted()
-        self._start_lsn, self._done = start, done
+    def _begun(self, session: Session) -> Session:
+        """A stream has started."""
         self._status_sent, self._status_at = 0, 0.0
         self._heartbeat_at = time.monotonic()
         self._session = session
@@ -340,43 +249,11 @@ class Pipeline:
         self._supervisor.streaming()
         return session
 
-    def _wait_for_slot(self, session: Session) -> Slot | None:
-        end = time.monotonic() + OWN_WALSENDER_SECONDS
-        said = False
-        while True:
-            try:
-                return session.find_slot()
-            except SlotActive as active:
-                own = active.pid is not None and active.pid == self._walsender
-                if not (own or self._settings.wait) and time.monotonic() > end:
-                    raise
-                if not said:
-                    said = True
-                    log.info("waiting for the slot", reason=str(active))
-            self._pause(0.2)
-
-    def _reconnect(self, session: Session, error: Transient) -> Session:
-        """For as long as it takes, with pauses that grow to half a minute."""
+    def _reconnect(self, lost: Session, error: Transient) -> Session:
         self._health.streaming = False
         self._supervisor.reconnecting()
         self._session = None
-        self._walsender = session.stream.server_pid
-        session.close()
-        backoff = Backoff()
-        while True:
-            pause = backoff.pause_seconds()
-            log.warning(
-                "source lost, reconnecting", reason=str(error), attempt=backoff.attempt, pause_seconds=round(pause, 2)
-            )
-            self._pause(pause)
-            try:
-                session = self._open(first=False)
-                self._health.reconnects += 1
-                return session
-            except SlotActive as active:
-                raise SlotError(str(active)) from active
-            except Transient as again:
-                error = again
+        return self._begun(self._opening.again(lost, error))
 
     def _leave(self) -> None:
         """Deliver what was read, confirm it, close the stream cleanly."""

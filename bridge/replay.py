@@ -22,14 +22,10 @@ from bridge.errors import BridgeError, Incomplete, SourceRefused, Undelivered
 from bridge.event import Event, letter_for
 from bridge.health import Health
 from bridge.lsn import format_lsn
+from bridge.opening import Settings
 from bridge.pace import Pace
 from bridge.past import Past
-from bridge.pipeline import (
-    IN_FLIGHT_SECONDS,
-    QUERY_PATIENCE_SECONDS,
-    STATUS_SECONDS,
-    Settings,
-)
+from bridge.pipeline import IN_FLIGHT_SECONDS, QUERY_PATIENCE_SECONDS, STATUS_SECONDS
 from bridge.progress import Progress
 from bridge.sending import DRAIN_SECONDS, Sender
 from bridge.session import Session

@@ -6,18 +6,17 @@ row have in common (`_Frame`).
 """
 
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from datetime import datetime
-from operator import itemgetter
-from typing import Any
 
 import msgspec
 
 from bridge.change import DELETE, INSERT, UPDATE, Change, Kind, Transaction
-from bridge.event import PAYLOAD_TOO_LARGE, SMALL_VALUE_BYTES, Event, Json, Values, json_text, short_hash
+from bridge.event import PAYLOAD_TOO_LARGE, Event, Values, short_hash
 from bridge.judged import Audience, Judged, Undecided
 from bridge.lsn import Identity, format_lsn
 from bridge.naming import escape
+from bridge.objects import Columns, json_name, json_object
 from bridge.table import Table
 from bridge.values import Codec
 
@@ -29,9 +28,6 @@ _SUBSCRIBED = {
 _TOO_LARGE = b',"errors":["%s"]}' % PAYLOAD_TOO_LARGE.encode()
 _NO_ERRORS = b',"errors":[]}'
 
-Members = tuple[tuple[str, bytes], ...]
-"""Column names, each with its JSON text and a colon."""
-
 
 class _Moment(msgspec.Struct, frozen=True):
     transaction: Transaction
@@ -40,42 +36,6 @@ class _Moment(msgspec.Struct, frozen=True):
     headers: tuple[tuple[str, str], ...]
     """commit_lsn; then xid and commit_timestamp."""
     seconds: int
-
-
-class _Form(msgspec.Struct, frozen=True, gc=False):
-    """How the JSON of a row's values becomes one JSON object."""
-
-    template: bytes
-    """With %s for each of what `pick` takes from the values."""
-    pick: Callable[[Sequence[bytes]], Any]
-    complete: bool
-    """All that it is to have is there."""
-
-    def fill(self, row: Json) -> bytes:
-        filled: bytes = self.template % self.pick(row.values)
-        return filled
-
-
-class _Columns:
-    """Columns of a table, and how rows become objects of them."""
-
-    __slots__ = ("_form", "_forms", "_names", "members")
-
-    def __init__(self, members: Members) -> None:
-        self.members = members
-        self._forms: dict[tuple[str, ...], _Form] = {}
-        self._names: tuple[str, ...] = ()
-        self._form = self._forms[()] = _form(members, ())
-        """The last one that was asked for: mostly the next one too."""
-
-    def form(self, names: tuple[str, ...]) -> _Form:
-        """For rows that carry the columns `names`."""
-        if names is not self._names:
-            found = self._forms.get(names)
-            if found is None:
-                found = self._forms[names] = _form(self.members, names)
-            self._names, self._form = names, found
-        return self._form
 
 
 class _View(msgspec.Struct, frozen=True):
@@ -87,10 +47,10 @@ class _View(msgspec.Struct, frozen=True):
     columns: bytes
     """The rest of the timestamp, then the columns as JSON: attnum order, those that the role may SELECT, and of those the
     selected and the key."""
-    visible: _Columns
-    visible_key: _Columns
+    visible: Columns
+    visible_key: Columns
     """Of these the primary key's."""
-    key: _Columns
+    key: Columns
     """The primary key's in key order."""
     shows_key: bool
     """The role may SELECT the whole key, so that it may stand in the message's key."""
@@ -166,10 +126,10 @@ class EventWriter:
             parts += (frame.after, b',"errors":["%s"]}' % audience.error.encode())
         else:
             if kind != DELETE:
-                parts += (b',"record":', _object(table, view.visible, values.new, large=values.large))
+                parts += (b',"record":', json_object(table, view.visible, values.new, large=values.large))
             if change.old is not None:
                 columns = view.visible if audience.old_whole else view.visible_key
-                parts += (b',"old_record":', _object(table, columns, values.old, large=values.large))
+                parts += (b',"old_record":', json_object(table, columns, values.old, large=values.large))
             parts += (frame.after, _TOO_LARGE if values.large else _NO_ERRORS)
             if view.shows_key:
                 key = _key(view, values, kind)
@@ -233,18 +193,20 @@ class EventWriter:
                 if column.name in rights.columns
                 and (selected is None or column.name in selected or column.name in table.key)
             ]
-            names = (_name(table.schema).replace(b"%", b"%%"), _name(table.name).replace(b"%", b"%%"))
+            names = (json_name(table.schema).replace(b"%", b"%%"), json_name(table.name).replace(b"%", b"%%"))
             head = b'{"wal":{"schema":%s,"table":%s,"type":"%%s"' % names
-            listed = b",".join(b'{"name":%s,"type":%s}' % (_name(each.name), _name(each.type_name)) for each in wanted)
-            members = tuple((each.name, _name(each.name) + b":") for each in wanted)
+            listed = b",".join(
+                b'{"name":%s,"type":%s}' % (json_name(each.name), json_name(each.type_name)) for each in wanted
+            )
+            members = tuple((each.name, json_name(each.name) + b":") for each in wanted)
             suffix = "" if selected is None else "+" + short_hash(selected)
             view = _View(
                 table,
                 {kind: head % kind.encode() for kind in (INSERT, UPDATE, DELETE)},
                 b'Z","columns":[%s]' % listed,
-                _Columns(members),
-                _Columns(tuple(member for member in members if member[0] in table.key)),
-                _Columns(tuple((name, _name(name) + b":") for name in table.key)),
+                Columns(members),
+                Columns(tuple(member for member in members if member[0] in table.key)),
+                Columns(tuple((name, json_name(name) + b":") for name in table.key)),
                 set(table.key) <= rights.columns,
                 f"{escape(table.schema)}.{escape(table.name)}/{escape(rights.role)}{suffix}",
                 (("schema", table.schema), ("table", table.name)),
@@ -346,31 +308,9 @@ def _key(view: _View, values: Values, kind: Kind) -> bytes | None:
     for names in (table.key, table.identity_columns if table.identity == "i" else ()):
         rows = [first if name in first.names else second for name in names]
         if names and all(name in row.names for name, row in zip(names, rows, strict=True)):
-            pairs = [b"%s:%s" % (_name(name), row[name]) for name, row in zip(names, rows, strict=True)]
+            pairs = [b"%s:%s" % (json_name(name), row[name]) for name, row in zip(names, rows, strict=True)]
             return b"{%s}" % b",".join(pairs)
     return None
-
-
-def _object(table: Table, columns: _Columns, row: Json, *, large: bool) -> bytes:
-    """The row's visible columns as a JSON object; of a large change the key's and the small ones only."""
-    if not large:
-        return columns.form(row.names).fill(row)
-    small = tuple(
-        (name, label)
-        for name, label in columns.members
-        if name in row.names and (name in table.key or len(row[name]) <= SMALL_VALUE_BYTES)
-    )
-    return _form(small, row.names).fill(row)
-
-
-def _form(members: Members, names: tuple[str, ...]) -> _Form:
-    """For rows with the columns `names`; of `members` those that are there."""
-    found = [(names.index(name), label) for name, label in members if name in names]
-    positions = [at for at, _ in found]
-    template = b"{%s}" % b",".join(label.replace(b"%", b"%%") + b"%s" for _, label in found)
-    pick: Callable[[Sequence[bytes]], Any] = itemgetter(*positions) if positions else lambda _: ()
-    whole = positions == list(range(len(names)))
-    return _Form(template, tuple if whole else pick, len(found) == len(members))
 
 
 def _left_out(view: _View, values: Values) -> Iterable[tuple[str, str]]:
@@ -379,16 +319,3 @@ def _left_out(view: _View, values: Values) -> Iterable[tuple[str, str]]:
     names = [name for name, _ in view.visible.members if name in may_be and name not in values.new.names]
     if names:
         yield "unchanged_toast", json.dumps(names, ensure_ascii=False)
-
-
-_names: dict[str, bytes] = {}
-
-
-def _name(value: str) -> bytes:
-    """A name's JSON text."""
-    made = _names.get(value)
-    if made is None:
-        if len(_names) >= _CACHED:
-            _names.clear()
-        made = _names[value] = json_text(value)
-    return made

@@ -15,8 +15,8 @@ from tests.servers.postgres import Database
 
 # The bridge, but that tells of its progress every second.
 TALKATIVE = """
-from bridge import pipeline
-pipeline.PROGRESS_SECONDS = 1.0
+from bridge import minutes
+minutes.PROGRESS_SECONDS = 1.0
 from bridge.cli import main
 main()
 """

@@ -14,7 +14,7 @@ import pytest
 from bridge import migrations
 from bridge.cluster import Cluster
 from bridge.errors import Exit
-from bridge.pipeline import OWN_WALSENDER_SECONDS
+from bridge.opening import OWN_WALSENDER_SECONDS
 from tests.servers.bridge import BridgeProcess
 from tests.servers.waiting import wait_until
 

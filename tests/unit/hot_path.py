@@ -24,9 +24,10 @@ from bridge.health import Health
 from bridge.judged import Subscription
 from bridge.judging import Judging
 from bridge.lsn import Identity
+from bridge.opening import Settings
 from bridge.patterns import streams
 from bridge.pgoutput import PgOutputDecoder
-from bridge.pipeline import Pipeline, Settings
+from bridge.pipeline import Pipeline
 from bridge.replication import Batch
 from bridge.rls import Judge
 from bridge.securing import Securing
