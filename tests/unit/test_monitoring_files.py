@@ -89,6 +89,20 @@ def test_the_docs_have_each_alert_and_no_other() -> None:
     assert not set(re.findall(r"WalrusBridge\w+", OPERATIONS)) - {name for name, _ in written}
 
 
+def test_each_alert_leads_to_a_runbook_that_knows_it() -> None:
+    rows = dict(re.findall(r"^\| `(WalrusBridge\w+)` \|.*\]\((runbooks/[\w-]+\.md)\) \|$", OPERATIONS, re.MULTILINE))
+    assert rows.keys() == {rule["alert"] for rule in rules()}
+    for rule in rules():
+        runbook = rule["annotations"]["runbook"]
+        assert runbook == f"docs/{rows[rule['alert']]}"
+        assert f"`{rule['alert']}`" in (DEPLOY.parent / runbook).read_text()
+
+
+def test_every_runbook_is_in_the_list() -> None:
+    linked = set(re.findall(r"\]\((runbooks/[\w-]+\.md)\)", OPERATIONS))
+    assert linked == {f"runbooks/{path.name}" for path in (DEPLOY.parent / "docs" / "runbooks").glob("*.md")}
+
+
 def test_the_dashboard_shows_every_metric() -> None:
     shown = set(re.findall(r"\bwalrus_bridge_\w+", " ".join(queries())))
     assert exposed().keys() - shown <= {name for name in exposed() if name.startswith("process_")}
