@@ -11,9 +11,9 @@ import structlog
 
 _LEVELS: Final = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
 
-# Their "info" is a line for every frame, channel or heartbeat; what matters of it is logged by our sinks.
-_NOISY: Final = ("pika", "psycopg")
-
+# pika's "info" is a line for every frame, channel or heartbeat; what matters of it is logged by our sinks. psycopg's
+# warnings are of errors that follow the one that it raises.
+_NOISY: Final = {"pika": logging.WARNING, "psycopg": logging.ERROR}
 
 _format = "console"
 
@@ -45,8 +45,8 @@ def configure(level: str = "info", format: str = "console") -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(threshold)
-    for name in _NOISY:
-        logging.getLogger(name).setLevel(max(threshold, logging.WARNING))
+    for name, least in _NOISY.items():
+        logging.getLogger(name).setLevel(max(threshold, least))
 
 
 def failed(program: str, message: str, status: int) -> None:

@@ -4,12 +4,16 @@ import subprocess
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 
 from tests import command
 from tests.servers.postgres import Database
+from tests.servers.systemd import Systemd, lacking
 
+UNIT = Path(__file__).parents[2] / "deploy" / "systemd" / "walrus-bridge.service"
 ROLES_SQL = Path(__file__).parents[2] / "deploy" / "roles.sql"
 
 
@@ -44,3 +48,26 @@ def logins(database: Database) -> Iterator[tuple[str, str]]:
     yield database.cluster.dsn(database.name, source), database.cluster.dsn(database.name, judge)
     for login in (source, judge):
         database.execute(f"drop owned by {login} cascade; drop role {login}")
+
+
+@pytest.fixture
+def systemd(tmp_path: Path) -> Iterator[Callable[..., Systemd]]:
+    """Start a systemd with the unit, some lines of it replaced. Asked for after the database, it ends before that goes."""
+    if why := lacking():
+        pytest.skip(f"a systemd of its own cannot be started here: {why}")
+    started: list[Systemd] = []
+    program = command.program()
+
+    def start(config: dict[str, Any], drop_in: str = "") -> Systemd:
+        # The configuration as a credential: a file that root alone reads, and the service.
+        file = tmp_path / "bridge.yaml"
+        file.write_text(yaml.safe_dump(config))
+        file.chmod(0o600)
+        command = f"ExecStart=\nExecStart={program} run --config ${{CREDENTIALS_DIRECTORY}}/bridge.yaml\n"
+        command += f"LoadCredential=bridge.yaml:{file}\n"
+        started.append(Systemd(tmp_path, UNIT, command + drop_in))
+        return started[-1]
+
+    yield start
+    for each in started:
+        each.end()

@@ -4,22 +4,18 @@ import json
 import pathlib
 import signal
 import socket
-import sys
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import psycopg
 import pytest
-import yaml
 
 from bridge.errors import Exit
 from tests.acceptance.test_cli_run import TRY_IT_OUT
 from tests.servers.postgres import Database
-from tests.servers.systemd import Systemd, lacking
+from tests.servers.systemd import Systemd
 from tests.servers.waiting import wait_until
-
-UNIT = pathlib.Path(__file__).parents[2] / "deploy" / "systemd" / "walrus-bridge.service"
 
 
 def settings(dsn: str, slot: str) -> dict[str, Any]:
@@ -85,29 +81,6 @@ def test_it_tells_of_a_lost_connection(database: Database, bridge: Callable[...,
     running.wait_for(lambda: "STATUS=streaming" in messages.take(), "it streams again")
     assert "STATUS=PostgreSQL is lost, reconnecting" in messages
     assert running.stop() == Exit.OK
-
-
-@pytest.fixture
-def systemd(tmp_path: pathlib.Path) -> Iterator[Callable[..., Systemd]]:
-    """Start a systemd with the unit, some lines of it replaced. Asked for after the database, it ends before that goes."""
-    if why := lacking():
-        pytest.skip(f"a systemd of its own cannot be started here: {why}")
-    started: list[Systemd] = []
-    program = pathlib.Path(sys.executable).with_name("walrus-bridge")
-
-    def start(config: dict[str, Any], drop_in: str = "") -> Systemd:
-        # The configuration as a credential: a file that root alone reads, and the service.
-        file = tmp_path / "bridge.yaml"
-        file.write_text(yaml.safe_dump(config))
-        file.chmod(0o600)
-        command = f"ExecStart=\nExecStart={program} run --config ${{CREDENTIALS_DIRECTORY}}/bridge.yaml\n"
-        command += f"LoadCredential=bridge.yaml:{file}\n"
-        started.append(Systemd(tmp_path, UNIT, command + drop_in))
-        return started[-1]
-
-    yield start
-    for each in started:
-        each.end()
 
 
 def test_the_unit_runs_in_its_walls_and_the_watchdog_ends_what_is_stuck(

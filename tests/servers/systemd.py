@@ -81,16 +81,18 @@ class Systemd:
 
     def ask(self, *arguments: str) -> str:
         """What `systemctl` prints."""
+        if (command := self.systemctl()) is None:
+            assert self._process.poll() is None, (self.folder / "systemd.log").read_text()
+            return ""
+        return subprocess.run([*command, *arguments], capture_output=True, text=True, check=False, timeout=60).stdout
+
+    def systemctl(self) -> list[str] | None:
+        """The command that reaches it from outside; None: it has not come so far."""
         pid = self._process.pid
         children = pathlib.Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
         if not children:
-            assert self._process.poll() is None, (self.folder / "systemd.log").read_text()
-            return ""
-        enter = ["nsenter", "--target", children[0], "--mount", "--pid"]
-        done = subprocess.run(
-            [*enter, "systemctl", "--no-pager", *arguments], capture_output=True, text=True, check=False, timeout=60
-        )
-        return done.stdout
+            return None
+        return ["nsenter", "--target", children[0], "--mount", "--pid", "/usr/bin/systemctl", "--no-pager"]
 
     def show(self, name: str) -> str:
         """A property of the service."""

@@ -33,7 +33,8 @@ _LOOSE: Final = {
     "size": (r"(?<![\w.])[\d.,]+ (?:B|KiB|MiB|GiB|kB|MB|GB|bytes)\b", r"[\d.,]+ (?:B|KiB|MiB|GiB|kB|MB|GB|bytes)"),
     "duration": (r"(?<![\w.])[\d.]+ (?:ms|s|min|h)\b", r"[\d.]+ (?:ms|s|min|h)"),
     "clock": (r"\b\d:\d\d:\d\d\b", r"\d:\d\d:\d\d"),
-    "gaps": (r"[ ─━┄-]{2,}", r"[ ─━┄-]+"),
+    "gap": (r" +", r" +"),
+    "rule": (r"[─━┄-]{2,}", r"[─━┄-]{2,}"),
 }
 _TOKEN: Final = re.compile(
     "|".join(
@@ -131,7 +132,9 @@ class Runbook:
             check=False,
         )
         self._match(_ANSWER.sub(r"\1", expected), done.stdout, f"$ {command}", whole=True)
-        shows_an_error = re.search(r"^(?:walrus-bridge: |Error|ERROR|\S+: error)", expected, re.MULTILINE)
+        shows_an_error = re.search(
+            r"^(?:walrus-bridge: |Error|ERROR|\S+: error| +Active: (?!active))", expected, re.MULTILINE
+        )
         assert done.returncode == 0 or shows_an_error, f"$ {command}\nended with {done.returncode}\n{done.stdout}"
 
     def _match(self, expected: str, actual: str, what: str, *, whole: bool) -> None:

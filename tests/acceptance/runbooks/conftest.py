@@ -28,7 +28,7 @@ class Desk:
         self.prefix = prefix
         self.port = free_port()
         self._bridge = bridge
-        self._tools = folder / "tools"
+        self.tools = folder / "tools"
         database.slot = "realtime"
 
     def settings(self, sink: dict[str, Any], source: dict[str, Any] | None = None, **sections: Any) -> dict[str, Any]:
@@ -51,12 +51,12 @@ class Desk:
         """Apache Kafka's own scripts."""
         for name, main in KAFKA_TOOLS.items():
             options = ["-XX:TieredStopAtLevel=1", f"-Dlog4j2.configurationFile={server.home}/log4j2.properties"]
-            script(self._tools, name, "java", *options, "-cp", f"{JARS}/*", main)
+            script(self.tools, name, "java", *options, "-cp", f"{JARS}/*", main)
 
     def has_rabbitmq(self, server: RabbitMQ) -> None:
         """RabbitMQ's own scripts."""
         for name in ("rabbitmqctl", "rabbitmq-diagnostics"):
-            script(self._tools, name, str(BINARIES / name), **server.environment)
+            script(self.tools, name, str(BINARIES / name), **server.environment)
 
     def book(self, name: str, database: Database | None = None) -> Runbook:
         """A runbook, whose psql reaches the database."""
@@ -65,7 +65,7 @@ class Desk:
             name: str(place[key])
             for name, key in {"PGHOST": "host", "PGPORT": "port", "PGUSER": "user", "PGDATABASE": "dbname"}.items()
         }
-        book = Runbook(name, self.folder, variables, str(self._tools))
+        book = Runbook(name, self.folder, variables, str(self.tools))
         book.bind("127.0.0.1:9187", f"127.0.0.1:{self.port}")
         for shown in ("public.", "dead-letter", "unrouted"):
             book.bind(f"realtime.{shown}", f"{self.prefix}{shown}")
