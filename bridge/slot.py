@@ -11,11 +11,13 @@ from bridge.sql import Connection, connect, describe, first_line, is_transient
 
 _FACTS = """
 select s.slot_name, s.plugin, s.database, s.temporary, s.active_pid, s.restart_lsn::text, s.confirmed_flush_lsn::text,
-  s.wal_status, s.safe_wal_size, to_jsonb(s) ->> 'invalidation_reason', current_database(), a.application_name, host(a.client_addr), a.usename
+  s.wal_status, s.safe_wal_size, to_jsonb(s) ->> 'invalidation_reason',
+  coalesce((to_jsonb(s) ->> 'failover')::bool, false), current_database(), a.application_name, host(a.client_addr), a.usename
 from pg_replication_slots s left join pg_stat_activity a on a.pid = s.active_pid
 where s.slot_name = %s
 """
 
+_FAILOVER_VERSION = 17_00_00
 _LOSSES = {
     "wal_removed": "has removed WAL that it needs (max_slot_wal_keep_size)",
     "rows_removed": "has removed catalog rows that it needs",
@@ -45,6 +47,8 @@ class Slot(msgspec.Struct, frozen=True):
     """Bytes of WAL that may still be written before it is in danger; None: no limit."""
     invalidation_reason: str | None
     """From PostgreSQL 17 on."""
+    failover: bool
+    """Standbys may have it too, from PostgreSQL 17 on."""
     current_database: str
     application: str | None
     address: str | None
@@ -90,12 +94,14 @@ def problem(slot: Slot, plugin: str) -> BridgeError | None:
 
 
 def create(connection: Connection, name: str, plugin: str) -> None:
-    """Make the slot. Waits for the transactions that are running.
+    """Make the slot, from PostgreSQL 17 on as a failover slot. Waits for the transactions that are running.
 
     Raises SlotError or SourceRefused with what to do.
     """
     try:
-        connection.execute("select pg_create_logical_replication_slot(%s, %s)", (name, plugin))
+        # Standbys that synchronise slots have it too then; without such standbys it costs nothing.
+        failover = ", failover => true" if connection.info.server_version >= _FAILOVER_VERSION else ""
+        connection.execute(f"select pg_create_logical_replication_slot(%s, %s{failover})".encode(), (name, plugin))
     except psycopg.Error as error:
         raise creation_error(error, name, plugin) from error
 

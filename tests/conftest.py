@@ -15,7 +15,7 @@ from bridge import migrations
 from bridge.cluster import Cluster, temporary_cluster
 from tests.servers.bridge import BridgeProcess
 from tests.servers.kafka import Kafka, KafkaCluster
-from tests.servers.postgres import SUPABASE, Database, drop_database
+from tests.servers.postgres import SUPABASE, Database, binaries_of, drop_database
 from tests.servers.rabbitmq import RabbitMQ
 
 TEMPLATE = "template_bridge"
@@ -58,15 +58,8 @@ def binaries(request: pytest.FixtureRequest) -> Iterator[pathlib.Path | None]:
     if version is None:
         yield None
         return
-    folder = pathlib.Path(__file__).parents[1] / ".cache" / "postgres" / version
-    if not (folder / "bin" / "postgres").exists():
-        raise RuntimeError(f"PostgreSQL {version} is not in {folder}. What to do: make test-versions fetches it")
-    with tempfile.TemporaryDirectory(prefix="walrus-bridge-bin-") as home:
-        # A checkout may be where the account that PostgreSQL runs as does not get.
-        copy = pathlib.Path(home, version)
-        shutil.copytree(folder, copy, symlinks=True)
-        pathlib.Path(home).chmod(0o755)
-        yield copy / "bin"
+    with binaries_of(version) as folder:
+        yield folder
 
 
 @pytest.fixture(scope="session")

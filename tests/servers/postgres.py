@@ -1,5 +1,10 @@
 """A test's own database on the session's cluster."""
 
+import contextlib
+import pathlib
+import shutil
+import tempfile
+from collections.abc import Iterator
 from typing import Any
 
 import psycopg
@@ -100,3 +105,17 @@ def drop_database(admin: psycopg.Connection[Any], name: str) -> None:
     admin.execute(f"select pg_terminate_backend(active_pid, 10000) {query} and active_pid is not null", (name,))
     admin.execute(f"select pg_drop_replication_slot(slot_name) {query}", (name,))
     admin.execute(sql.SQL("drop database if exists {} with (force)").format(sql.Identifier(name)))
+
+
+@contextlib.contextmanager
+def binaries_of(version: str) -> Iterator[pathlib.Path]:
+    """The folder of that version's programs, which `tools/install.sh tests` has fetched. No psql is among them."""
+    folder = pathlib.Path(__file__).parents[2] / ".cache" / "postgres" / version
+    if not (folder / "bin" / "postgres").exists():
+        raise RuntimeError(f"PostgreSQL {version} is not in {folder}. What to do: make test-versions fetches it")
+    with tempfile.TemporaryDirectory(prefix="walrus-bridge-bin-") as home:
+        # A checkout may be where the account that PostgreSQL runs as does not get.
+        copy = pathlib.Path(home, version)
+        shutil.copytree(folder, copy, symlinks=True)
+        pathlib.Path(home).chmod(0o755)
+        yield copy / "bin"

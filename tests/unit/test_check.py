@@ -34,6 +34,7 @@ SLOT = Slot(
     wal_status="reserved",
     safe_wal_size=None,
     invalidation_reason=None,
+    failover=False,
     current_database="d",
     application=None,
     address=None,

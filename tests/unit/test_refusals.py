@@ -116,6 +116,7 @@ def slot(**changes: object) -> Slot:
         "wal_status": "reserved",
         "safe_wal_size": None,
         "invalidation_reason": None,
+        "failover": False,
         "current_database": "shop",
         "application": None,
         "address": None,
