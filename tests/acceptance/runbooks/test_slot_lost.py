@@ -18,6 +18,7 @@ from tests.servers.postgres import SUPABASE, Database
 from tests.servers.waiting import wait_until
 
 ALICE = "a11ce000-0000-4000-8000-000000000001"
+ACTIVE = "select active from pg_replication_slots where slot_name = 'realtime'"
 TABLE = """
 create table book (id int primary key, title text, owner uuid);
 alter table book enable row level security;
@@ -95,6 +96,7 @@ def test_slot_lost(server: Desk, kafka: Kafka, bridge: Callable[..., BridgeProce
     write(database, 5)
     database.wait_until_confirmed()
     assert running.stop() == Exit.OK
+    wait_until(lambda: database.execute(ACTIVE) == [(False,)], "the walsender's end")
     database.execute("select pg_drop_replication_slot('realtime')")
     write(database, 6, 7)
     book.found_in(ended(bridge(config=settings), Exit.GAP))
