@@ -181,6 +181,13 @@ def _notes(config: Config, facts: DatabaseFacts, told: Live | None, kept: int | 
         )
     if slot is not None and slot.active_pid is None and facts.slot_problem is None:
         notes.append("nobody streams from the slot: WAL piles up until a bridge does")
+    for holder in facts.lock_holders:
+        who = (
+            f"pid {holder.pid} ({holder.application or 'unnamed client'}, user {holder.user})"
+            if holder.pid
+            else "a prepared transaction (pg_prepared_xacts)"
+        )
+        notes.append(f"the bridge waits for a lock: {who} is in the way, and nothing moves until it is gone")
     if told is not None and not told.live:
         notes.append("the bridge's loop has not moved for 30 s")
     if told is not None and told.live and not told.streaming:

@@ -11,7 +11,7 @@ from bridge.errors import SlotActive
 from bridge.joined import JOIN_FROM
 from bridge.lsn import format_lsn
 from bridge.slot import find, problem
-from bridge.sql import Connection
+from bridge.sql import APPLICATION_NAME, Connection
 from bridge.table import Rights
 
 # On a standby pg_current_wal_lsn() raises.
@@ -38,6 +38,14 @@ _KNOWN = """
 select system_identifier, timeline, ceiling::text, confirmed::text,
   to_char(updated_at at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"')
 from walrus_bridge.slot where slot_name = %s
+"""
+
+# A prepared transaction has no pid, and is given as 0.
+_LOCKS = """
+select distinct p.pid, nullif(b.application_name, ''), b.usename::text
+from pg_stat_activity w cross join unnest(pg_blocking_pids(w.pid)) as p (pid) left join pg_stat_activity b on b.pid = p.pid
+where w.application_name = %s and w.datname = current_database() and w.pid <> pg_backend_pid()
+order by 1
 """
 
 # A role is found as subscriptions.py finds it, each name once.
@@ -103,6 +111,15 @@ class Known(msgspec.Struct, frozen=True):
     updated_at: str
 
 
+class LockHolder(msgspec.Struct, frozen=True):
+    """Who keeps a session of a bridge waiting, in this database."""
+
+    pid: int
+    """0: a prepared transaction."""
+    application: str | None
+    user: str | None
+
+
 class Subscribers(msgspec.Struct, frozen=True):
     """Of one table and role."""
 
@@ -131,6 +148,7 @@ class DatabaseFacts(msgspec.Struct, frozen=True):
     """Why the bridge cannot stream from it; that a client does is none."""
     known: Known | None
     replay_slot: SlotFacts | None
+    lock_holders: list[LockHolder]
     subscribers: list[Subscribers]
 
 
@@ -148,6 +166,7 @@ def read(connection: Connection, slot: str, plugin: str) -> DatabaseFacts:
             _slot_problem(connection, slot, plugin),
             _known(connection, slot),
             slot_facts(connection, f"{slot}_replay"),
+            [LockHolder(*row) for row in connection.execute(_LOCKS, (APPLICATION_NAME,)).fetchall()],
             _subscribers(connection),
         )
     finally:

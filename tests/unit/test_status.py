@@ -13,7 +13,7 @@ from bridge.config import Config, Http, Sink, Source, Stdout
 from bridge.health import Health
 from bridge.listener import Listener
 from bridge.status import Status, asked, together
-from bridge.status_facts import DatabaseFacts, SlotFacts, Subscribers
+from bridge.status_facts import DatabaseFacts, LockHolder, SlotFacts, Subscribers
 from bridge.status_text import duration, screen, size
 from bridge.units import Address, Window
 
@@ -24,7 +24,7 @@ SLOT = SlotFacts(
     limit_bytes=1 << 30, safe_bytes=900 << 20, catalog_xmin_age=12,
 )  # fmt: skip
 FACTS = DatabaseFacts(
-    "15.20", "app", False, "2026-11-25T12:00:00Z", SLOT, None, None, None,
+    "15.20", "app", False, "2026-11-25T12:00:00Z", SLOT, None, None, None, [],
     [
         Subscribers("public", "book", "authenticated", 1200, 800, "unknown"),
         Subscribers("public", "note", "authenticated", 2, 2, "one_by_one", "fewer than 4 distinct claims"),
@@ -114,6 +114,14 @@ def test_without_the_bridge_the_database_tells_what_it_can() -> None:
         (changed(wal_status="unreserved"), "about to be lost"),
         (changed(active_pid=None), "nobody streams from the slot"),
         (msgspec.structs.replace(FACTS, in_recovery=True), "a standby in recovery"),
+        (
+            msgspec.structs.replace(FACTS, lock_holders=[LockHolder(9, None, "deploy")]),
+            "waits for a lock: pid 9 (unnamed client, user deploy) is in the way",
+        ),
+        (
+            msgspec.structs.replace(FACTS, lock_holders=[LockHolder(0, None, None)]),
+            "waits for a lock: a prepared transaction",
+        ),
         (
             msgspec.structs.replace(FACTS, subscribers=[Subscribers("public", "book", "ghost", 1, 1, "no_role")]),
             "a role that does not exist",
