@@ -25,7 +25,7 @@ test:
 	@POSTGRES_VERSIONS="$(ENDS)" tools/install.sh tests
 	@tools/venv.sh
 	@$(call on_versions,$(ENDS))
-	$(PYTEST)
+	$(PYTEST) --numprocesses 2 --dist loadfile
 
 test-unit: venv
 	$(PYTEST) tests/unit

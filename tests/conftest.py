@@ -51,6 +51,24 @@ def _needs_wal2json(item: pytest.Item) -> bool:
     return asked_for or item.get_closest_marker("wal2json") is not None
 
 
+TOLD = "told"
+
+
+@pytest.fixture
+def tell(request: pytest.FixtureRequest) -> Callable[[str], None]:
+    """A line for the end of the run, whether or not the test passes."""
+    return lambda line: request.node.user_properties.append((TOLD, line))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    reports = [report for of_kind in terminalreporter.stats.values() for report in of_kind]
+    for report in reports:
+        if isinstance(report, pytest.TestReport) and report.when == "call":
+            for name, line in report.user_properties:
+                if name == TOLD:
+                    terminalreporter.write_line(str(line))
+
+
 @pytest.fixture(scope="session")
 def binaries(request: pytest.FixtureRequest) -> Iterator[pathlib.Path | None]:
     """The folder of the PostgreSQL programs; None: those of this machine."""

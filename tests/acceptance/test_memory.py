@@ -3,7 +3,7 @@
 import pathlib
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -102,7 +102,7 @@ def is_still(port: int) -> int:
 
 
 def test_a_million_rows_in_one_transaction_pass_though_the_broker_freezes(
-    database: Database, broker: KafkaTopic | RabbitQueue, bridge: Any, capsys: pytest.CaptureFixture[str]
+    database: Database, broker: KafkaTopic | RabbitQueue, bridge: Any, tell: Callable[[str], None]
 ) -> None:
     database.execute(f"alter database {database.name} set wal_sender_timeout = '{PATIENCE_SECONDS}s'")
     database.execute("create table note (id int primary key)")
@@ -131,8 +131,7 @@ def test_a_million_rows_in_one_transaction_pass_though_the_broker_freezes(
     database.wait_until_confirmed(400)
     took = time.monotonic() - started - frozen
     highest = highest_kb(running.process.pid)
-    with capsys.disabled():
-        print(f"\n{ROWS} rows in {took:.0f} s besides the {frozen:.0f} s of the freeze, {highest} kB")  # noqa: T201
+    tell(f"{ROWS} rows in {took:.0f} s besides the {frozen:.0f} s of the freeze, {highest} kB")
     assert database.execute(SENDER, (database.slot,)) == [(walsender, port)], "the stream was never lost"
     assert broker.count() == ROWS
     assert highest < MEMORY_KB
