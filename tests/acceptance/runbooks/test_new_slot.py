@@ -39,7 +39,7 @@ def written(database: Database) -> Iterator[None]:
 
 
 def committed(database: Database) -> set[tuple[int, str]]:
-    return {(id, type) for (id,) in database.execute("select id from book") for type in ("INSERT", "UPDATE")}
+    return {(number, what) for (number,) in database.execute("select id from book") for what in ("INSERT", "UPDATE")}
 
 
 def delivered(kafka: Kafka, topic: str) -> dict[str, list[tuple[Any, Any, Any]]]:
@@ -47,20 +47,21 @@ def delivered(kafka: Kafka, topic: str) -> dict[str, list[tuple[Any, Any, Any]]]
     found: dict[str, list[tuple[Any, Any, Any]]] = {}
     for message in kafka.read(topic):
         wal = json.loads(message.value() or b"")["wal"]
-        id = dict(message.headers() or [])["id"].decode()
-        found.setdefault(id, []).append((message.key(), wal["type"], wal["record"]))
+        event_id = dict(message.headers() or [])["id"]
+        assert isinstance(event_id, bytes)
+        found.setdefault(event_id.decode(), []).append((message.key(), wal["type"], wal["record"]))
     return found
 
 
 def changes(events: dict[str, list[tuple[Any, Any, Any]]]) -> set[tuple[int, str]]:
-    return {(record["id"], type) for (_, type, record), *_ in events.values()}
+    return {(record["id"], what) for (_, what, record), *_ in events.values()}
 
 
 def in_order(events: dict[str, list[tuple[Any, Any, Any]]]) -> bool:
     """Whether each row's changes are in their order for a consumer that drops ids that it knows."""
     ids: dict[Any, list[str]] = {}
-    for id, ((key, *_), *_) in events.items():
-        ids.setdefault(key, []).append(id)
+    for event_id, ((key, *_), *_) in events.items():
+        ids.setdefault(key, []).append(event_id)
     return all(each == sorted(each) for each in ids.values())
 
 
@@ -141,7 +142,7 @@ def test_new_slot(desk: Desk, kafka: Kafka, bridge: Callable[..., BridgeProcess]
     database.slot = "realtime_2"
     database.wait_until_confirmed()
     assert after.stop() == Exit.OK
-    later = {id: each for id, each in delivered(kafka, topic).items() if id not in events}
+    later = {name: each for name, each in delivered(kafka, topic).items() if name not in events}
     assert changes(later) == committed(database) - changes(events)
     assert in_order(later)
     assert {len(each) for each in later.values()} == {1}
