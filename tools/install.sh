@@ -43,6 +43,7 @@ if [[ $want == tests ]]; then
   need valgrind valgrind
   need promtool prometheus
   need chromium chromium
+  need curl curl
   need node nodejs
   need npm npm  # for AsyncAPI's own validator
 fi
