@@ -100,7 +100,7 @@ def at_a_terminal(desk: Desk, settings: dict[str, object], *arguments: str) -> t
         try:
             while chunk := os.read(master, 65536):
                 shown += chunk
-                if re.search(r"\d\d events".encode(), shown):
+                if re.search(rb"\d\d events", shown):
                     bar, shown = plain(shown), b""
                     replay.send_signal(signal.SIGINT)
                     break

@@ -6,7 +6,7 @@ import pytest
 
 from bridge.errors import Exit
 from tests.acceptance.runbooks.conftest import Desk
-from tests.acceptance.topics import consume, consumer, header
+from tests.acceptance.topics import consume, consumer
 from tests.servers.kafka import Kafka
 from tests.servers.waiting import wait_until
 
@@ -26,9 +26,7 @@ def test_replay_kafka(desk: Desk, kafka: Kafka, group: str) -> None:
     database.subscribe("book")
     database.subscribe("author")
     running = desk.start(
-        desk.settings(
-            {"kafka": {"create_topics": {"partitions": 3}, "client": {"bootstrap.servers": kafka.servers}}}
-        )
+        desk.settings({"kafka": {"create_topics": {"partitions": 3}, "client": {"bootstrap.servers": kafka.servers}}})
     )
     database.execute("insert into book select n, 'Book ' || n from generate_series(1, 20) n")
     ((lsn,),) = database.execute("select pg_current_wal_lsn()::text")

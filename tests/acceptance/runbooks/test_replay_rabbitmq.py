@@ -71,7 +71,9 @@ def test_replay_rabbitmq(desk: Desk, rabbitmq: RabbitMQ, channel: BlockingChanne
     database.execute("insert into book values (6), (7), (8)")
     database.wait_until_confirmed()
     channel.queue_purge(books)
-    copy = settings | {"sink": {"rabbitmq": settings["sink"]["rabbitmq"] | yaml.safe_load(book.text())["sink"]["rabbitmq"]}}
+    copy = settings | {
+        "sink": {"rabbitmq": settings["sink"]["rabbitmq"] | yaml.safe_load(book.text())["sink"]["rabbitmq"]}
+    }
     (desk.folder / "replay.yaml").write_text(yaml.safe_dump(copy), encoding="utf-8")
     book.bind("0/159F790", lsn)
     book.run(until="list_queues name arguments")
