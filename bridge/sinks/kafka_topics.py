@@ -27,7 +27,7 @@ POLL_SECONDS: Final = 0.05
 OPEN_SECONDS: Final = 10.0
 _AGAIN_SECONDS: Final = 1.0
 
-_REFRESH: Final = {"topic.metadata.refresh.interval.ms": 10_000}
+_REFRESH: Final = {"topic.metadata.refresh.interval.ms": 5_000}
 """librdkafka asks the broker that it takes for the controller, and waits for that one also when it has died: until it has
 asked another one who the controller is, which without a topic of its own it does only after five minutes."""
 

@@ -93,7 +93,7 @@ class Watch:
                 f"Kafka at {self._servers} is another cluster than before: its id is {now_id}, and was"
                 f" {self._cluster_id}. It came back empty, or the address leads elsewhere now: what was delivered before"
                 " is not in it. What to do: restore the old cluster; or start the bridge again, which goes on with the"
-                " events that were not acknowledged, and leaves the earlier ones lost to this cluster's consumers"
+                " events that were not acknowledged; the earlier ones come by a replay (docs/runbooks/broker-lost.md)"
             )
         return True
 
