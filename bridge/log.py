@@ -11,9 +11,10 @@ import structlog
 
 _LEVELS: Final = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
 
-# pika's "info" is a line for every frame, channel or heartbeat; what matters of it is logged by our sinks. psycopg's
-# warnings are of errors that follow the one that it raises.
-_NOISY: Final = {"pika": logging.WARNING, "psycopg": logging.ERROR}
+# pika's "info" is a line for every frame, channel or heartbeat; what matters of it is logged by our sinks. Its channels'
+# warnings are of those that the broker closes, as where a queue is there with other arguments: the sink knows what that
+# means. psycopg's warnings are of errors that follow the one that it raises.
+_NOISY: Final = {"pika": logging.WARNING, "pika.channel": logging.ERROR, "psycopg": logging.ERROR}
 
 _format = "console"
 

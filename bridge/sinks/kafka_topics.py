@@ -27,6 +27,10 @@ POLL_SECONDS: Final = 0.05
 OPEN_SECONDS: Final = 10.0
 _AGAIN_SECONDS: Final = 1.0
 
+_REFRESH: Final = {"topic.metadata.refresh.interval.ms": 5_000}
+"""librdkafka asks the broker that it takes for the controller, and waits for that one also when it has died: until it has
+asked another one who the controller is, which without a topic of its own it does only after five minutes."""
+
 LETTERS_CONFIG: Final = {"cleanup.policy": "compact"}
 """A letter stays until one says that it is done."""
 
@@ -62,7 +66,7 @@ class Topics:
         self._log = LibraryLog("admin")
         callbacks: dict[str, Any] = {"error_cb": self._on_error, "logger": self._log}
         # Not librdkafka's "info": closing with a question under way would write one past our log.
-        self._admin = AdminClient({"log_level": 5} | settings | callbacks)
+        self._admin = AdminClient({"log_level": 5, **_REFRESH} | settings | callbacks)
         self._servers = servers
         self._watch = Watch(self._admin, servers)
         self._create = create

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import structlog
 from confluent_kafka import KafkaError, KafkaException, TopicCollection
-from confluent_kafka.admin import AdminClient
+from confluent_kafka.admin import AdminClient, ConfigResource  # type: ignore[attr-defined]  # it is public
 
 from bridge.errors import SinkRefused
 
@@ -41,10 +41,11 @@ class Watch:
         self._missing_since: dict[str, float] = {}
         self._cluster: Future[Any] | None = None
         self._asked: dict[str, Future[Any]] = {}
+        self._configs: dict[str, Future[Any]] = {}
+        self._starved: set[str] = set()
         self._ask_at = 0.0
         self._troubled_until = 0.0
         self._say_at = 0.0
-        self._waits = False
 
     def needs(self, topic: str, in_sync: int) -> None:
         """How many replicas must have an event of this topic (``min.insync.replicas``)."""
@@ -62,18 +63,22 @@ class Watch:
         if self._cluster is None:
             if now >= self._ask_at:
                 self._ask(topics)
-        elif self._cluster.done() and all(future.done() for future in self._asked.values()):
-            cluster, asked = self._cluster, self._asked
-            self._cluster, self._asked = None, {}
+        elif all(future.done() for future in (self._cluster, *self._asked.values(), *self._configs.values())):
+            cluster, asked, configs = self._cluster, self._asked, self._configs
+            self._cluster, self._asked, self._configs = None, {}, {}
             answered = self._look_at_cluster(cluster)
+            self._look_at_configs(configs)
             self._look_at_topics(asked, now)
-            calm = answered and not self._waits and not self._missing_since and now > self._troubled_until
+            calm = answered and not self._starved and not self._missing_since and now > self._troubled_until
             self._ask_at = now + (CALM_SECONDS if calm else TROUBLED_SECONDS)
 
     def _ask(self, topics: Collection[str]) -> None:
         self._cluster = self._admin.describe_cluster(request_timeout=_ANSWER_SECONDS)
         if names := [name for name in topics if name not in self.refused]:
             self._asked = self._admin.describe_topics(TopicCollection(names), request_timeout=_ANSWER_SECONDS)
+        if starved := [ConfigResource(ConfigResource.Type.TOPIC, name) for name in sorted(self._starved)]:
+            answers = self._admin.describe_configs(starved, request_timeout=_ANSWER_SECONDS)
+            self._configs = {resource.name: future for resource, future in answers.items()}
 
     def _look_at_cluster(self, answer: Future[Any]) -> bool:
         """Whether there was an answer."""
@@ -88,9 +93,15 @@ class Watch:
                 f"Kafka at {self._servers} is another cluster than before: its id is {now_id}, and was"
                 f" {self._cluster_id}. It came back empty, or the address leads elsewhere now: what was delivered before"
                 " is not in it. What to do: restore the old cluster; or start the bridge again, which goes on with the"
-                " events that were not acknowledged, and leaves the earlier ones lost to this cluster's consumers"
+                " events that were not acknowledged; the earlier ones come by a replay (docs/runbooks/broker-lost.md)"
             )
         return True
+
+    def _look_at_configs(self, answers: dict[str, Future[Any]]) -> None:
+        """Somebody may have lowered what a topic needs, to get on without the replicas that are missing."""
+        for name, answer in answers.items():
+            if answer.exception() is None and (in_sync := answer.result().get("min.insync.replicas")) is not None:
+                self.needs(name, int(in_sync.value))
 
     def _look_at_topics(self, answers: dict[str, Future[Any]], now: float) -> None:
         starved = []
@@ -145,7 +156,7 @@ class Watch:
                 leader=partition.leader is not None,
             )
             self._say_at = now + _SAY_AGAIN_SECONDS
-        elif self._waits and not found:
+        elif self._starved and not found:
             log.info("kafka has the replicas again that it needs")
             self._say_at = 0.0
-        self._waits = bool(found)
+        self._starved = {name for name, _ in found}

@@ -18,10 +18,10 @@ from tests.servers.waiting import wait_until
 JARS = pathlib.Path(__file__).parents[2] / ".cache" / "kafka" / "libs"
 
 PROPERTIES = """\
-process.roles=broker,controller
+process.roles={roles}
 node.id={node}
 controller.quorum.voters={voters}
-listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}
+listeners={listeners}
 advertised.listeners=PLAINTEXT://127.0.0.1:{port}
 controller.listener.names=CONTROLLER
 listener.security.protocol.map=CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT
@@ -59,7 +59,8 @@ class Kafka(Server):
         cluster: str | None = None,
         memory: str = "512m",
     ) -> None:
-        """`controllers`: each node's controller port; None: it is alone."""
+        """`controllers`: each controller's port, by its node; a node that is not among them is a broker only. None: it is
+        alone."""
         super().__init__(home, "kafka")
         java = shutil.which("java")
         if java is None or not any(JARS.glob("kafka_*.jar")):
@@ -68,10 +69,12 @@ class Kafka(Server):
         self._memory = memory
         self.port = free_port()
         controllers = controllers or {node: free_port()}
+        own = f",CONTROLLER://127.0.0.1:{controllers[node]}" if node in controllers else ""
         properties = PROPERTIES.format(
+            roles="broker,controller" if own else "broker",
             node=node,
             port=self.port,
-            controller=controllers[node],
+            listeners=f"PLAINTEXT://127.0.0.1:{self.port}{own}",
             voters=",".join(f"{number}@127.0.0.1:{port}" for number, port in controllers.items()),
             replicas=len(controllers),
             in_sync=len(controllers) // 2 + 1,
@@ -96,6 +99,10 @@ class Kafka(Server):
 
     def start(self) -> None:
         self.launch()
+        self.wait()
+
+    def wait(self) -> None:
+        """Until it answers."""
         wait_until(self._answers, "Kafka's start", 60)
 
     def restart(self) -> None:

@@ -43,6 +43,7 @@ def test_libraries_log_the_same_way_and_pika_only_what_matters(capsys: pytest.Ca
     log.configure("info", "json")
 
     logging.getLogger("pika.adapters").info("a line for every channel")
+    logging.getLogger("pika.channel").warning("Received remote Channel.Close (406)")  # which our sink tells, or mends
     logging.getLogger("pika.adapters").warning("the broker closed the connection")
 
     line = json.loads(capsys.readouterr().err)
