@@ -93,10 +93,12 @@ fetch() { # fetch WHAT MAVEN-ARGUMENT…
 }
 
 if [[ $want == tests ]]; then
-  if ! compgen -G "$cache/kafka/libs/kafka_*.jar" >/dev/null; then
-    rm -rf "$cache/kafka"
+  # The tools came later than the server: a cache may be without them.
+  if ! compgen -G "$cache/kafka/libs/kafka-tools-[0-9]*.jar" >/dev/null; then
+    rm -rf "$cache/kafka/part"
     fetch "Apache Kafka" -f tools/kafka.pom.xml dependency:copy-dependencies -DincludeScope=runtime \
       "-DoutputDirectory=$cache/kafka/part"
+    rm -rf "$cache/kafka/libs"
     mv "$cache/kafka/part" "$cache/kafka/libs"
   fi
   asyncapi=$(sha256sum tests/asyncapi/* | sha256sum)

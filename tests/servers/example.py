@@ -61,10 +61,6 @@ def ask(store: pathlib.Path, query: str) -> list[tuple[Any, ...]]:
 def compiled(name: str, folder: pathlib.Path) -> Sequence[str]:
     """A Java example's command line without its arguments, compiled once: the source alone would be at every start."""
     java = shutil.which("java") or ""
-    source = str(EXAMPLES / f"{name}.java")
-    subprocess.run(
-        [java, "-m", "jdk.compiler/com.sun.tools.javac.Main", "-d", str(folder), "-cp", f"{JARS}/*", source],
-        check=True,
-        timeout=120,
-    )
+    compiler = [java, "-m", "jdk.compiler/com.sun.tools.javac.Main", "-cp", ":".join(map(str, JARS.glob("*.jar")))]
+    subprocess.run([*compiler, "-d", str(folder), str(EXAMPLES / f"{name}.java")], check=True, timeout=120)
     return [java, "-Xmx128m", "-XX:TieredStopAtLevel=1", "-cp", f"{folder}:{JARS}/*", name]

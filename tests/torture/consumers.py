@@ -143,7 +143,8 @@ class KafkaInboxes:
         home.mkdir(parents=True)
         command = compiled("KafkaInboxes", home / "classes")
         self.program = Program(home / "log", *command, servers, self._topic, self._inboxes)
-        nodes[0].admin.create_topics([NewTopic(self._inboxes, 3)])[self._inboxes].result(30)
+        admin = nodes[0].admin
+        admin.create_topics([NewTopic(self._inboxes, 3)])[self._inboxes].result(30)
 
     def is_ready(self) -> bool:
         return True

@@ -144,7 +144,7 @@ class RabbitMQTarget:
         return {"sink": {"rabbitmq": {"prefix": PREFIX, "url": f"{self._proxied}?heartbeat=4", "queues": queues}}}
 
     def consumers(self, folder: pathlib.Path, subscriptions: Mapping[str, str]) -> Sequence[Example]:
-        return [RabbitMQJournal(folder, self.server, self._proxied, PREFIX, table) for table in ("plain", "whole")]
+        return [RabbitMQJournal(folder, self.server, self._proxied, PREFIX, table) for table in ("composite", "whole")]
 
     @property
     def _proxied(self) -> str:
