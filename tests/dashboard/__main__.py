@@ -33,8 +33,9 @@ def main() -> None:
     ):
         folder, port = pathlib.Path(name), free_port()
         kafka = Kafka(_home(folder, "kafka"))
-        prometheus = Prometheus(_home(folder, "prometheus"), f"127.0.0.1:{port}", "bridge-1:9187")
+        prometheus = Prometheus(_home(folder, "prometheus"), f"127.0.0.1:{port}", "bridge-1")
         database = Database(own, "postgres")
+        database.slot = "realtime"
         database.execute(SUPABASE)
         migrations.deploy(database.dsn)
         set_up(database)

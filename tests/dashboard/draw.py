@@ -93,9 +93,9 @@ def _row(panel: Drawn, width: int, height: int) -> list[str]:
 
 
 def _stat(panel: Drawn, width: int, height: int) -> list[str]:
-    colour = STATES.get(panel.colour, "#333")
+    colour, size = STATES.get(panel.colour, "#333"), 28 if len(panel.told) < 10 else 22
     number = (
-        f'<text x="{width / 2:.0f}" y="{height / 2 + 20:.0f}" text-anchor="middle" font-size="28" font-weight="bold"'
+        f'<text x="{width / 2:.0f}" y="{height / 2 + 20:.0f}" text-anchor="middle" font-size="{size}" font-weight="bold"'
         f' fill="{colour}">{escape(panel.told)}</text>'
     )
     return [*_frame(panel, width, height), number]
@@ -132,7 +132,7 @@ def _timeseries(panel: Drawn, width: int, height: int) -> list[str]:
     for on_right in (False, True):
         mine = [each for each in panel.series if each.right is on_right]
         if mine:
-            low, high = _scale([value for each in mine for _, value in each.points])
+            low, high = _scale([value for each in mine for _, value in each.points], mine[0].unit)
             ticks = [low + (high - low) * n / 4 for n in range(5)]
             height_of = _linear(low, high, bottom, top)
             for tick in ticks:
@@ -147,25 +147,30 @@ def _timeseries(panel: Drawn, width: int, height: int) -> list[str]:
                 path = "L".join(f"{across(at):.0f} {height_of(value):.1f}" for at, value in each.points)
                 colour = MORE_COLOURS[panel.series.index(each) % len(MORE_COLOURS)]
                 parts.append(f'<path d="M{path}" fill="none" stroke="{colour}" stroke-width="1.5"/>')
-    for minute in range(int(end // 60) + 1):
-        parts.append(text(across(minute * 60), bottom + 14, f"{minute} min", anchor="middle"))
+    for half in range(int(end // 30) + 1):
+        anchor = "start" if half == 0 else "middle"
+        parts.append(text(across(half * 30), bottom + 14, f"{half // 2}:{half % 2 * 30:02}", anchor=anchor))
     x = 10.0
     for number, each in enumerate(panel.series):
         colour = MORE_COLOURS[number % len(MORE_COLOURS)]
-        parts.append(f'<path d="M{x:.0f} {height - 11}h12" stroke="{colour}" stroke-width="3"/>')
-        parts.append(text(x + 16, height - 7, each.name))
-        x += 28 + 6.6 * len(each.name)
+        parts.append(f'<path d="M{x:.0f} {height - 10}h10" stroke="{colour}" stroke-width="3"/>')
+        parts.append(f'<text x="{x + 13:.0f}" y="{height - 7}" font-size="11">{escape(each.name)}</text>')
+        x += 22 + 5.8 * len(each.name)
     return parts
 
 
-def _scale(values: Sequence[float]) -> tuple[float, float]:
+def _scale(values: Sequence[float], unit: str) -> tuple[float, float]:
     """From 0, or from below, to a round number above all."""
     low, high = min(0.0, *values), max(0.0, *values)
     if high == low:
         return low, low + 1
-    power = 10 ** math.floor(math.log10(high - low))
-    step = next(each * power for each in (1, 2, 4, 6, 8, 10) if each * power >= high)
-    return low, step
+    whole = 1024.0 if unit in {"bytes", "Bps"} else 1.0
+    while whole > 1 and high - low >= whole * 1024:
+        whole *= 1024
+    if high - low < whole:
+        whole = 1.0
+    power = whole * 10 ** math.floor(math.log10((high - low) / whole))
+    return low, next(each * power for each in (1, 2, 4, 6, 8, 10) if each * power >= high)
 
 
 def _linear(low: float, high: float, bottom: float, top: float) -> Callable[[float], float]:
