@@ -43,7 +43,11 @@ def right_copy(
 
 def copy_faults(right: Copy, copy: Copy) -> list[str]:
     keys = sorted(right.keys() | copy.keys())
-    return [f"{key}: {copy.get(key)}, must be {right.get(key)}" for key in keys if copy.get(key) != right.get(key)]
+    return [
+        f"{key}: {_short(copy.get(key))}, must be {_short(right.get(key))}"
+        for key in keys
+        if copy.get(key) != right.get(key)
+    ]
 
 
 def entry_faults(messages: Iterable[Message], entries: Sequence[Entry], *, apart: bool) -> list[str]:
@@ -54,7 +58,8 @@ def entry_faults(messages: Iterable[Message], entries: Sequence[Entry], *, apart
         wal = _text(json.loads(event.payload)["wal"])
         right.update((whose, event.id, wal) for whose in (sorted(event.audience) if apart else [_all(event)]))
     kept = Counter[Hashable]((entry.whose, entry.id, _text(entry.wal)) for entry in entries)
-    faults = [f"lacks {entry}" for entry in (right - kept)] + [f"has too much: {entry}" for entry in (kept - right)]
+    faults = [f"lacks {_short(entry)}" for entry in right - kept]
+    faults += [f"has too much: {_short(entry)}" for entry in kept - right]
     last: dict[Hashable, str] = {}
     for entry in entries:
         if entry.id in events:
@@ -65,6 +70,12 @@ def entry_faults(messages: Iterable[Message], entries: Sequence[Entry], *, apart
                 faults.append(f"{row}: {before}, then {entry.id}")
             last[row] = entry.id
     return faults
+
+
+def _short(what: object) -> str:
+    """Both ends of it: a row may be long, and how often it changed comes last."""
+    text = str(what)
+    return text if len(text) <= 300 else f"{text[:200]} … {text[-100:]}"
 
 
 def _all(message: Message) -> str:
