@@ -20,9 +20,9 @@ from tests.torture.checker import Audiences, Message, Op
 from tests.torture.kept import Entry, copy_faults, entry_faults, right_copy
 from tests.torture.workload import KEYS, SUBSCRIPTIONS
 
-LIFE = (1.0, 8.0)
+LIFE, LONGER_LIFE = (1.0, 8.0), (6.0, 14.0)
 DEAD = (0.0, 1.0)
-"""Seconds."""
+"""Seconds, from and to. Who takes some to start lives longer, to have work to die at."""
 
 
 class Consumer(Protocol):
@@ -32,6 +32,7 @@ class Consumer(Protocol):
     program: Program
     ends_by_itself: bool
     """Where it says that an error ends it."""
+    life: tuple[float, float]
 
     def is_ready(self) -> bool:
         """What is sent from now on comes to it."""
@@ -71,7 +72,7 @@ class Consumers:
                 each.program.kill()
             else:
                 self._living.add(number)
-                self._next[number] = time.monotonic() + self._random.uniform(*LIFE)
+                self._next[number] = time.monotonic() + self._random.uniform(*each.life)
                 each.program.keep()
 
     def verdict(
@@ -102,6 +103,7 @@ class KafkaCopy:
     """One subscription's rows, and how often each has changed."""
 
     ends_by_itself = True
+    life = LIFE
 
     def __init__(self, folder: pathlib.Path, servers: str, prefix: str, name: str, ids: Mapping[str, str]) -> None:
         self.name = f"kafka_copy.py of {name}"
@@ -134,6 +136,7 @@ class KafkaInboxes:
     """A table's events, to each of their subscribers, by transactions."""
 
     ends_by_itself = True
+    life = LONGER_LIFE
 
     def __init__(self, folder: pathlib.Path, nodes: Sequence[Kafka], servers: str, prefix: str, table: str) -> None:
         self.name = f"KafkaInboxes.java of {table}"
@@ -175,6 +178,7 @@ class RabbitMQJournal:
     """A table's events, in the order in which they have come."""
 
     ends_by_itself = False
+    life = LIFE
 
     def __init__(self, folder: pathlib.Path, server: RabbitMQ, url: str, prefix: str, table: str) -> None:
         self.name = f"rabbitmq_journal.py of {table}"
@@ -190,9 +194,10 @@ class RabbitMQJournal:
         return f"{self._queue}\t1" in self._server.control("list_queues", "-q", "name", "consumers")
 
     def has_read(self, messages: Sequence[Message]) -> bool:
-        events = len({message.id for message in messages if message.table == self._table})
-        if ask(self._store, "select count(*) >= ? from journal".replace("?", str(events))) != [(1,)]:
-            return False
+        with self._server.connect() as connection:
+            if connection.channel().queue_declare(self._queue, passive=True).method.message_count:
+                return False
+        # Nor is any under way to it.
         return f"{self._queue}\t0" in self._server.control("list_queues", "-q", "name", "messages").splitlines()
 
     def faults(self, ops: Sequence[Op], messages: Sequence[Message], audiences: Callable[[Op], Audiences]) -> list[str]:
