@@ -1,5 +1,5 @@
 # make demo | test | test-unit | lint: each installs what it needs first; a second run finds everything in place.
-.PHONY: demo test test-unit test-versions torture bench bench-page docs lint format lock wheel venv tools clean
+.PHONY: demo test test-unit test-versions torture bench bench-page dashboard docs lint format lock wheel venv tools clean
 
 VENV = .venv/bin
 PYTEST = $(VENV)/python -m pytest
@@ -50,6 +50,12 @@ bench:
 # docs/performance.md and its picture, from what `make bench` has written.
 bench-page: venv
 	@$(VENV)/python -m tests.benchmarks.page $(or $(OUT),bench.json)
+
+# docs/dashboard.svg, from what the Grafana dashboard's queries give of a bridge at work; takes three minutes.
+dashboard:
+	@tools/install.sh tests
+	@tools/venv.sh
+	@$(VENV)/python -m tests.dashboard
 
 # The docs as a site, in build/site.
 docs: venv

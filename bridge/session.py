@@ -181,6 +181,7 @@ class Session:
         settings = self._settings
         options = start_options(settings, self.connection, list(self.subscriptions.entities()))
         self.stream.start(settings.slot, lsn, options)
+        tables = [table for table in self.subscriptions.tables() if self._streams(*table)]
         log.info(
             "streaming",
             system=self.identity.system_identifier,
@@ -189,7 +190,7 @@ class Session:
             position=format_lsn(lsn),
             plugin=settings.plugin,
             subscriptions=len(self.subscriptions),
-            tables=[f"{schema}.{table}" for schema, table in self.subscriptions.tables()[:LOGGED_TABLES]],
+            tables=[f"{schema}.{table}" for schema, table in tables[:LOGGED_TABLES]],
         )
 
     def decode(self, data: list[tuple[int, bytes]]) -> list[Message]:

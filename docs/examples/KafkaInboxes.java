@@ -34,6 +34,7 @@ public class KafkaInboxes {
                 "group.instance.id", "1", // a known member has its place back at once
                 "isolation.level", "read_committed", // Java's default is read_uncommitted
                 "enable.auto.commit", false,
+                "allow.auto.create.topics", false, // the bridge makes the topic, with its number of partitions
                 "auto.offset.reset", "earliest");
         Map<String, Object> writing = Map.of("bootstrap.servers", servers, "transactional.id", inboxes + "-1");
         var bytes = new ByteArrayDeserializer();

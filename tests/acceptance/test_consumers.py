@@ -3,8 +3,6 @@
 import json
 import pathlib
 import shutil
-import sqlite3
-import subprocess
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -15,48 +13,15 @@ from confluent_kafka import KafkaException
 
 from bridge.errors import Exit
 from tests.acceptance.test_parts import config, ends, from_kafka, kafka_sink, rabbitmq_sink
+from tests.servers.example import EXAMPLES, Program, ask
 from tests.servers.kafka import JARS, Kafka
 from tests.servers.postgres import Database
 from tests.servers.rabbitmq import RabbitMQ
 from tests.servers.waiting import wait_until
 
-EXAMPLES = pathlib.Path(__file__).parents[2] / "docs" / "examples"
 OTHERS = 1000
 """Further subscriptions: with 20,000 bytes a message, their events go in parts."""
 ROUNDS = 3
-
-
-class Program:
-    """An example as a process. Whenever it has ended by itself, or is killed, it is started again by `keep`."""
-
-    def __init__(self, folder: pathlib.Path, *command: str) -> None:
-        self._command = command
-        self.log = folder / "example.log"
-        self._process: subprocess.Popen[bytes] | None = None
-
-    def keep(self) -> None:
-        if self._process is None or self._process.poll() is not None:
-            with self.log.open("ab") as log:
-                self._process = subprocess.Popen(
-                    self._command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
-                )
-
-    def kill(self) -> None:
-        if self._process is not None:
-            self._process.kill()
-            self._process.wait(10)
-
-    def wait_for(self, condition: Callable[[], Any], what: str) -> None:
-        """Running meanwhile, as a supervisor would have it."""
-
-        def found() -> Any:
-            self.keep()
-            return condition()
-
-        try:
-            wait_until(found, what, 60)
-        except AssertionError as error:
-            raise AssertionError(f"{error}\n{self.log.read_text()[-3000:]}") from None
 
 
 @pytest.fixture
@@ -64,22 +29,13 @@ def example(tmp_path: pathlib.Path) -> Iterator[Callable[..., Program]]:
     started: list[Program] = []
 
     def start(*command: str) -> Program:
-        started.append(Program(tmp_path, *command))
+        started.append(Program(tmp_path / "example.log", *command))
         started[-1].keep()
         return started[-1]
 
     yield start
     for each in started:
         each.kill()
-
-
-def ask(store: pathlib.Path, query: str) -> list[tuple[Any, ...]]:
-    """Of an example's SQLite store; nothing while it has not been made."""
-    try:
-        with sqlite3.connect(f"file:{store}?mode=ro", uri=True) as connection:
-            return connection.execute(query).fetchall()
-    except sqlite3.OperationalError:
-        return []
 
 
 def leads(kafka: Kafka, topic: str) -> bool:

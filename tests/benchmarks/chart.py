@@ -34,7 +34,7 @@ def svg(panels: Sequence[Panel], kinds: Sequence[str] = ()) -> str:
     for number, kind in enumerate(kinds):
         left = 10 + 160 * number
         parts.append(f'<rect x="{left}" y="{top}" width="12" height="12" fill="{COLOURS[number]}"/>')
-        parts.append(_text(left + 18, top + 10, kind))
+        parts.append(text(left + 18, top + 10, kind))
     top += 14 if kinds else 0
     for panel in panels:
         parts += _panel(panel, top)
@@ -46,14 +46,14 @@ def svg(panels: Sequence[Panel], kinds: Sequence[str] = ()) -> str:
 
 
 def _panel(panel: Panel, top: int) -> list[str]:
-    parts = [_text(10, top + 24, panel.title, weight="bold")]
+    parts = [text(10, top + 24, panel.title, weight="bold")]
     values = [bar.value for bar in panel.bars] + [panel.mark] * (panel.mark is not None)
     for number, bar in enumerate(panel.bars):
         y = top + TITLE + number * (BAR + GAP)
         width = _width(panel, bar.value, values)
-        parts.append(_text(LABELS - 8, y + 11, bar.label, anchor="end"))
+        parts.append(text(LABELS - 8, y + 11, bar.label, anchor="end"))
         parts.append(f'<rect x="{LABELS}" y="{y}" width="{width:.1f}" height="{BAR}" fill="{COLOURS[bar.kind]}"/>')
-        parts.append(_text(LABELS + width + 5, y + 11, bar.shown))
+        parts.append(text(LABELS + width + 5, y + 11, bar.shown))
     if panel.mark is not None:
         x = LABELS + _width(panel, panel.mark, values)
         low, high = top + TITLE - 3, top + TITLE + len(panel.bars) * (BAR + GAP) - 3
@@ -72,5 +72,5 @@ def _width(panel: Panel, value: float, values: Sequence[float | None]) -> float:
     return room * (math.log10(value) - low) / max(math.log10(max(numbers)) - low, 0.01)
 
 
-def _text(x: float, y: float, text: str, *, anchor: str = "start", weight: str = "normal") -> str:
-    return f'<text x="{x:.1f}" y="{y}" text-anchor="{anchor}" font-weight="{weight}">{escape(text)}</text>'
+def text(x: float, y: float, words: str, *, anchor: str = "start", weight: str = "normal") -> str:
+    return f'<text x="{x:.1f}" y="{y}" text-anchor="{anchor}" font-weight="{weight}">{escape(words)}</text>'

@@ -52,20 +52,23 @@ class Report(msgspec.Struct):
     changed: list[str] = []
     """One id with two payloads."""
     disordered: list[str] = []
+    consumers: list[str] = []
+    """What a consumer keeps and should not, or lacks."""
     duplicates: int = 0
 
     @property
     def is_clean(self) -> bool:
-        return not (self.lost or self.phantom or self.changed or self.disordered)
+        return not (self.lost or self.phantom or self.changed or self.disordered or self.consumers)
 
     def line(self) -> str:
         return (
             f"expected {self.expected}, received {self.received}, lost {len(self.lost)}, phantom {len(self.phantom)},"
-            f" changed {len(self.changed)}, disordered {len(self.disordered)}, duplicates {self.duplicates}"
+            f" changed {len(self.changed)}, disordered {len(self.disordered)}, duplicates {self.duplicates},"
+            f" wrong at consumers {len(self.consumers)}"
         )
 
     def details(self, most: int = 5) -> str:
-        names = ("lost", "phantom", "changed", "disordered")
+        names = ("lost", "phantom", "changed", "disordered", "consumers")
         return "\n".join(f"{name}: {text}" for name in names for text in getattr(self, name)[:most])
 
 

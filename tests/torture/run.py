@@ -21,6 +21,7 @@ from tests.servers.proxy import Proxy
 from tests.servers.rabbitmq import RabbitMQ
 from tests.servers.waiting import wait_until
 from tests.torture.checker import Report, check, tally
+from tests.torture.consumers import Consumers
 from tests.torture.targets import KafkaTarget, RabbitMQTarget, Target
 from tests.torture.workload import Session, audiences_of, set_up, truth
 
@@ -41,16 +42,24 @@ TARGETS: dict[str, Callable[[pathlib.Path, int], Target]] = {
 
 
 class Torture:
-    """Servers of its own, ended by `close`. `program`: how Python is to start the bridge."""
+    """Servers of its own, ended by `close`. `program`: how Python is to start the bridge; `with_consumers`: they read meanwhile."""
 
     def __init__(
-        self, target: str, seed: int, program: Sequence[str] = ("-m", "bridge"), in_flight: str = "1MiB"
+        self,
+        target: str,
+        seed: int,
+        program: Sequence[str] = ("-m", "bridge"),
+        in_flight: str = "1MiB",
+        *,
+        with_consumers: bool = True,
     ) -> None:
         self._name = target
         self._seed = seed
         self._random = random.Random(f"chaos {seed}")
         self._program = tuple(program)
         self._in_flight = in_flight
+        self._with_consumers = with_consumers
+        self._consumers = Consumers([], seed)
         self.plugin = random.Random(f"plugin {seed}").choice(("wal2json", "pgoutput"))
         self.counts: Counter[str] = Counter()
         self.folder = pathlib.Path(tempfile.mkdtemp(prefix="walrus-bridge-torture-"))
@@ -83,6 +92,10 @@ class Torture:
         with self._connect() as connection:
             self._subscriptions = set_up(connection)
         self._start_bridge().wait_until_streaming()
+        if self._with_consumers:
+            made = self.target.consumers(self.folder / "consumers", self._subscriptions)
+            self._consumers = Consumers(made, self._seed)
+            self._consumers.start()
         self._sessions = [
             Session(self._cluster.dsn(), f"{self._seed}/{n}", self._go, self._stop) for n in range(SESSIONS)
         ]
@@ -105,6 +118,7 @@ class Torture:
         end = time.monotonic() + seconds
         while True:
             self._ensure_bridge()
+            self._consumers.live()
             if time.monotonic() > end:
                 return
             time.sleep(0.05)
@@ -128,13 +142,18 @@ class Torture:
             self._catch_up(connection)
             assert self.bridge.stop() == Exit.OK
             assert self.target is not None
-            return check(truth(connection), self.target.contents(), audiences_of(self._subscriptions))
+            ops, messages, audiences = truth(connection), self.target.contents(), audiences_of(self._subscriptions)
+        report = check(ops, messages, audiences)
+        report.consumers = self._consumers.verdict(ops, messages, audiences)
+        self.counts.update(self._consumers.counts)
+        return report
 
     def close(self, *, keep: bool = False) -> None:
-        """End all that was started. `keep`: leave the bridge's log and the broker's where they are."""
+        """End all that was started. `keep`: leave the bridge's log, the broker's and the consumers' where they are."""
         self._stop.set()
         for session in self._sessions:
             session.join(10)
+        self._consumers.end()
         if self._bridge is not None:
             self._bridge.kill()
         if self.target is not None:

@@ -2,6 +2,7 @@
 
 import pathlib
 import random
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
@@ -11,6 +12,8 @@ from tests.servers.kafka import Kafka, KafkaCluster
 from tests.servers.proxy import Proxy
 from tests.servers.rabbitmq import RabbitMQ
 from tests.torture.checker import Message, message_of
+from tests.torture.consumers import Consumer as Example
+from tests.torture.consumers import KafkaCopy, KafkaInboxes, RabbitMQJournal
 from tests.torture.workload import KEYS
 
 PREFIX = "torture."
@@ -28,6 +31,9 @@ class Target(Protocol):
 
     def config(self) -> dict[str, Any]:
         """The sections of the bridge's config that say where to."""
+
+    def consumers(self, folder: pathlib.Path, subscriptions: Mapping[str, str]) -> Sequence[Example]:
+        """The examples that read it, by the proxies as the bridge; `subscriptions`: ids by name."""
 
     def contents(self) -> list[Message]:
         """All that a consumer gets, duplicates included."""
@@ -67,9 +73,21 @@ class KafkaTarget:
         kafka = {
             "prefix": PREFIX,
             "create_topics": {"partitions": 3},
-            "client": {"bootstrap.servers": ",".join(f"127.0.0.1:{proxy.port}" for proxy in self.proxies)},
+            "client": {"bootstrap.servers": self._proxied},
         }
         return {"sink": {"kafka": kafka}, **({"delivery": "exactly_once"} if self._exactly_once else {})}
+
+    def consumers(self, folder: pathlib.Path, subscriptions: Mapping[str, str]) -> Sequence[Example]:
+        def copy(name: str) -> Example:
+            return KafkaCopy(folder, self._proxied, PREFIX, name, subscriptions)
+
+        if self._exactly_once:
+            return [KafkaInboxes(folder, self._nodes, self._proxied, PREFIX, "secured"), copy("plain for the owner")]
+        return [copy("plain for the owner"), copy("composite"), copy("whole for alice")]
+
+    @property
+    def _proxied(self) -> str:
+        return ",".join(f"127.0.0.1:{proxy.port}" for proxy in self.proxies)
 
     def contents(self) -> list[Message]:
         consumer = Consumer(
@@ -122,9 +140,15 @@ class RabbitMQTarget:
 
     def config(self) -> dict[str, Any]:
         exchanges = {f"{PREFIX}public.{table}": "#" for table in KEYS}
-        url = self.server.url.replace(f":{self.server.port}/", f":{self.proxies[0].port}/")
         queues = [{"name": INBOX, "bindings": exchanges}]
-        return {"sink": {"rabbitmq": {"prefix": PREFIX, "url": f"{url}?heartbeat=4", "queues": queues}}}
+        return {"sink": {"rabbitmq": {"prefix": PREFIX, "url": f"{self._proxied}?heartbeat=4", "queues": queues}}}
+
+    def consumers(self, folder: pathlib.Path, subscriptions: Mapping[str, str]) -> Sequence[Example]:
+        return [RabbitMQJournal(folder, self.server, self._proxied, PREFIX, table) for table in ("composite", "whole")]
+
+    @property
+    def _proxied(self) -> str:
+        return self.server.url.replace(f":{self.server.port}/", f":{self.proxies[0].port}/")
 
     def contents(self) -> list[Message]:
         found = []

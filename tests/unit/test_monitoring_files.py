@@ -18,6 +18,7 @@ DEPLOY = Path(__file__).parents[2] / "deploy"
 ALERTS = DEPLOY / "prometheus" / "alerts.yaml"
 TESTS = DEPLOY / "prometheus" / "alerts.test.yaml"
 DASHBOARD = DEPLOY / "grafana" / "dashboard.json"
+PICTURE = Path(__file__).parents[2] / "docs" / "dashboard.svg"
 TARGET = {"job", "instance"}
 """The labels that Prometheus adds."""
 
@@ -106,6 +107,22 @@ def test_every_runbook_is_in_the_list() -> None:
 def test_the_dashboard_shows_every_metric() -> None:
     shown = set(re.findall(r"\bwalrus_bridge_\w+", " ".join(queries())))
     assert exposed().keys() - shown <= {name for name in exposed() if name.startswith("process_")}
+
+
+def test_the_docs_have_each_panel_and_no_other() -> None:
+    row, shown = "At the top", []
+    for panel in panels():
+        if panel["type"] == "row":
+            row = panel["title"]
+        else:
+            shown.append((row, panel["title"]))
+    section = OPERATIONS.partition("\n## Dashboard\n")[2].partition("\n## ")[0]
+    assert re.findall(r"^\| (\w[^|]*) \| (\w[^|]*) \| \w", section, re.MULTILINE) == [("row", "panel"), *shown]
+
+
+def test_the_dashboards_picture_has_each_panel() -> None:
+    drawn = re.findall(r'font-weight="bold">(?:▾ )?([^<]+)</text>', PICTURE.read_text(encoding="utf-8"))
+    assert {panel["title"] for panel in panels()} <= set(drawn), "make dashboard draws it anew"
 
 
 def test_the_dashboards_panels_have_places_of_their_own() -> None:
