@@ -2,9 +2,7 @@
 
 import itertools
 import pathlib
-import shutil
 import signal
-import tempfile
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -16,6 +14,7 @@ from bridge.cluster import Cluster, temporary_cluster
 from tests.servers.bridge import BridgeProcess
 from tests.servers.kafka import Kafka, KafkaCluster
 from tests.servers.postgres import SUPABASE, Database, binaries_of, drop_database
+from tests.servers.process import running
 from tests.servers.rabbitmq import RabbitMQ
 
 TEMPLATE = "template_bridge"
@@ -145,37 +144,19 @@ def bridge(tmp_path: pathlib.Path) -> Iterator[Callable[..., BridgeProcess]]:
 @pytest.fixture(scope="session")
 def kafka() -> Iterator[Kafka]:
     """An Apache Kafka broker."""
-    home = pathlib.Path(tempfile.mkdtemp(prefix="walrus-bridge-kafka-"))
-    server = Kafka(home)
-    try:
-        server.start()
+    with running(Kafka) as server:
         yield server
-    finally:
-        server.kill()
-        shutil.rmtree(home, ignore_errors=True)
 
 
 @pytest.fixture(scope="session")
 def kafka_cluster() -> Iterator[KafkaCluster]:
     """Three Apache Kafka brokers."""
-    home = pathlib.Path(tempfile.mkdtemp(prefix="walrus-bridge-kafka-"))
-    server = KafkaCluster(home)
-    try:
-        server.start()
+    with running(KafkaCluster) as server:
         yield server
-    finally:
-        server.kill()
-        shutil.rmtree(home, ignore_errors=True)
 
 
 @pytest.fixture(scope="session")
 def rabbitmq() -> Iterator[RabbitMQ]:
     """A RabbitMQ broker."""
-    home = pathlib.Path(tempfile.mkdtemp(prefix="walrus-bridge-rabbitmq-"))
-    server = RabbitMQ(home)
-    try:
-        server.start()
+    with running(RabbitMQ) as server:
         yield server
-    finally:
-        server.end()
-        shutil.rmtree(home, ignore_errors=True)

@@ -1,8 +1,5 @@
 """`offsets` and `tail` at a broker that asks who it is, and what it may do."""
 
-import pathlib
-import shutil
-import tempfile
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -12,6 +9,7 @@ from bridge.errors import Exit
 from tests.acceptance.topics import committed, config, make, write
 from tests.command import Done
 from tests.integration.test_sink_kafka_login import AskingKafka
+from tests.servers.process import running
 
 Command = Callable[..., Done]
 ConfigFile = Callable[[str], str]
@@ -19,14 +17,8 @@ ConfigFile = Callable[[str], str]
 
 @pytest.fixture(scope="module")
 def asking() -> Iterator[AskingKafka]:
-    home = pathlib.Path(tempfile.mkdtemp(prefix="walrus-bridge-kafka-"))
-    server = AskingKafka(home)
-    try:
-        server.start()
+    with running(AskingKafka) as server:
         yield server
-    finally:
-        server.kill()
-        shutil.rmtree(home, ignore_errors=True)
 
 
 def login(server: AskingKafka, prefix: str, password: str = "right") -> str:

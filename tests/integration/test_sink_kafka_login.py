@@ -1,8 +1,6 @@
 """The Kafka sink and a broker that asks who it is, and what it may do."""
 
 import pathlib
-import shutil
-import tempfile
 from collections.abc import Iterator
 
 import pytest
@@ -27,6 +25,7 @@ from bridge.sinks.kafka_exactly_once import ExactlyOnceSink
 from bridge.sinks.kafka_letters import KafkaLetters
 from tests.integration.sinks import TABLE, Driver, an_event
 from tests.servers.kafka import Kafka
+from tests.servers.process import running
 from tests.servers.waiting import wait_until
 
 COMPACTED = {"cleanup.policy": "compact"}
@@ -91,14 +90,8 @@ class AskingKafka(Kafka):
 
 @pytest.fixture(scope="module")
 def asking() -> Iterator[AskingKafka]:
-    home = pathlib.Path(tempfile.mkdtemp(prefix="walrus-bridge-kafka-"))
-    server = AskingKafka(home)
-    try:
-        server.start()
+    with running(AskingKafka) as server:
         yield server
-    finally:
-        server.kill()
-        shutil.rmtree(home, ignore_errors=True)
 
 
 def driver(server: AskingKafka, prefix: str, password: str = "right", *, create: bool = True) -> Driver:

@@ -1,9 +1,6 @@
 """The Kafka sink and a broker, or a topic, that has lost what it had acknowledged: it is said, never passed over."""
 
 import os
-import pathlib
-import shutil
-import tempfile
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -17,6 +14,7 @@ from bridge.sinks.kafka import KafkaSink
 from tests.integration.sinks import TABLE, Driver, an_event
 from tests.integration.test_sink_kafka import make_topic
 from tests.servers.kafka import Kafka
+from tests.servers.process import running
 
 Opener = Callable[..., Driver]
 SOON = {"reconnect.backoff.max.ms": 500}
@@ -25,14 +23,8 @@ SOON = {"reconnect.backoff.max.ms": 500}
 @pytest.fixture(scope="module")
 def broker() -> Iterator[Kafka]:
     """One whose data may be lost."""
-    home = pathlib.Path(tempfile.mkdtemp(prefix="walrus-bridge-kafka-"))
-    server = Kafka(home)
-    try:
-        server.start()
+    with running(Kafka) as server:
         yield server
-    finally:
-        server.kill()
-        shutil.rmtree(home, ignore_errors=True)
 
 
 @pytest.fixture(autouse=True)

@@ -2,8 +2,6 @@
 
 import pathlib
 import re
-import shutil
-import tempfile
 from collections.abc import Iterator
 from typing import Any
 
@@ -17,6 +15,7 @@ from bridge.sinks.kafka import KafkaSink
 from tests.integration.sinks import TABLE, Driver, an_event
 from tests.servers.certificates import Authority
 from tests.servers.kafka import Kafka
+from tests.servers.process import running
 
 SECURED = """
 ssl.keystore.type=PEM
@@ -79,14 +78,8 @@ class SecureKafka(Kafka):
 
 @pytest.fixture(scope="module")
 def secure() -> Iterator[SecureKafka]:
-    home = pathlib.Path(tempfile.mkdtemp(prefix="walrus-bridge-kafka-"))
-    server = SecureKafka(home)
-    try:
-        server.start()
+    with running(SecureKafka) as server:
         yield server
-    finally:
-        server.kill()
-        shutil.rmtree(home, ignore_errors=True)
 
 
 def sink(client: dict[str, Any], prefix: str, **changed: Any) -> KafkaSink:

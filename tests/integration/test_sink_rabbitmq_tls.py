@@ -1,8 +1,6 @@
 """The RabbitMQ sink and a broker's certificate, made here."""
 
 import pathlib
-import shutil
-import tempfile
 from collections.abc import Iterator
 from urllib.parse import quote
 
@@ -15,6 +13,7 @@ from bridge.sinks import rabbitmq as rabbitmq_sink
 from bridge.sinks.rabbitmq import RabbitMQSink
 from tests.integration.sinks import TABLE, Driver, an_event
 from tests.servers.certificates import Authority
+from tests.servers.process import running
 from tests.servers.rabbitmq import RabbitMQ
 
 
@@ -46,15 +45,9 @@ class SecureRabbitMQ(RabbitMQ):
 
 @pytest.fixture(scope="module")
 def secure() -> Iterator[SecureRabbitMQ]:
-    home = pathlib.Path(tempfile.mkdtemp(prefix="walrus-bridge-rabbitmq-"))
-    server = SecureRabbitMQ(home)
-    try:
-        server.start()
+    with running(SecureRabbitMQ) as server:
         server.control("change_password", "guest", "hush-hush")
         yield server
-    finally:
-        server.end()
-        shutil.rmtree(home, ignore_errors=True)
 
 
 def test_events_go_by_tls_with_certificates_that_each_side_trusts(secure: SecureRabbitMQ, prefix: str) -> None:

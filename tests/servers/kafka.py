@@ -228,7 +228,7 @@ class KafkaCluster:
     def admin(self) -> AdminClient:
         return AdminClient({"bootstrap.servers": self.servers, "log_level": 0})
 
-    def kill(self) -> None:
+    def end(self) -> None:
         for node in self.nodes:
             node.kill()
 

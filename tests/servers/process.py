@@ -3,9 +3,12 @@
 import contextlib
 import os
 import pathlib
+import shutil
 import signal
 import subprocess
-from collections.abc import Mapping, Sequence
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Protocol, TypeVar
 
 from tests.servers.waiting import wait_until
 
@@ -52,6 +55,10 @@ class Server:
         if self._process is not None:
             self._process.wait(30)
 
+    def end(self) -> None:
+        """With all that belongs to it."""
+        self.kill()
+
     def _running_threads(self) -> list[str]:
         """Those of the process group that are neither stopped nor dead."""
         if self._process is None:
@@ -69,6 +76,27 @@ class Server:
         if self._process is not None:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self._process.pid, number)
+
+
+class Startable(Protocol):
+    def start(self) -> None: ...
+    def end(self) -> None: ...
+
+
+S = TypeVar("S", bound=Startable)
+
+
+@contextlib.contextmanager
+def running(make: Callable[[pathlib.Path], S]) -> Iterator[S]:
+    """The server that `make` puts into a folder of its own; both are gone afterwards."""
+    home = pathlib.Path(tempfile.mkdtemp(prefix="walrus-bridge-server-"))
+    server = make(home)
+    try:
+        server.start()
+        yield server
+    finally:
+        server.end()
+        shutil.rmtree(home, ignore_errors=True)
 
 
 def _fields(status: pathlib.Path) -> list[str]:
