@@ -44,6 +44,7 @@ if [[ $want == tests ]]; then
   need promtool prometheus
   need chromium chromium
   need curl curl
+  need openssl openssl
   need node nodejs
   need npm npm  # for AsyncAPI's own validator
 fi
