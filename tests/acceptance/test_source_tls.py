@@ -8,64 +8,16 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from typing import Any
-from urllib.parse import quote
 
 import psycopg
 import pytest
 import yaml
 
-from bridge.cluster import Cluster
 from bridge.errors import Exit
-from tests.servers.certificates import Authority
 from tests.servers.postgres import Database
+from tests.servers.secure_postgres import SecureCluster
 
 SLOT = "secured"
-
-
-class SecureCluster(Cluster):
-    """Its certificate is for localhost; who comes by TCP must use TLS, and `certified` must bring a certificate."""
-
-    def __init__(self, folder: pathlib.Path) -> None:
-        self.authority = Authority(folder / "authority")
-        self.stranger = Authority(folder / "stranger", "stranger")
-        self.client = self.authority.issue("certified")
-        self.strange_client = self.stranger.issue("certified")
-        super().__init__(settings={"ssl": "on", "ssl_cert_file": "server.pem", "ssl_key_file": "server.key",
-                                   "ssl_ca_file": "authority.pem"})  # fmt: skip
-
-    def create(self) -> None:
-        super().create()
-        certificate, key = self.authority.issue("server", "localhost")
-        for source, mode in ((certificate, 0o644), (key, 0o600), (self.authority.certificate, 0o644)):
-            copy = pathlib.Path(shutil.copy(source, self._data))
-            copy.chmod(mode)
-            shutil.chown(copy, self._data.owner(), self._data.group())
-        rules = [
-            "local all all trust",
-            "hostnossl all all all reject",
-            "hostssl all certified all cert",
-            "hostssl all all all trust",
-        ]
-        (self._data / "pg_hba.conf").write_text("\n".join(rules) + "\n", encoding="utf-8")
-
-    def files(self, parameters: dict[str, str]) -> dict[str, str]:
-        """With the names of certificates replaced by their files."""
-        found = dict(parameters)
-        if "sslrootcert" in found:
-            found["sslrootcert"] = str(self.stranger.certificate.with_name(found["sslrootcert"] + ".pem"))
-        if "sslcert" in found:
-            certificate, key = {"ours": self.client, "stranger": self.strange_client}[found["sslcert"]]
-            found |= {"sslcert": str(certificate), "sslkey": str(key)}
-        return found
-
-    def dsn(self, database: str = "postgres", user: str = "postgres") -> str:
-        """The tests' own, by the socket."""
-        return f"postgresql://{user}@/{database}?host={quote(self.socket_directory)}&port={self.port}"
-
-    def secure_dsn(self, database: str, *, host: str = "localhost", user: str = "postgres", **parameters: str) -> str:
-        options = {"sslmode": "verify-full", "sslrootcert": str(self.authority.certificate), **parameters}
-        listed = "&".join(f"{name}={quote(value)}" for name, value in options.items())
-        return f"postgresql://{user}@{host}:{self.port}/{database}?{listed}"
 
 
 @pytest.fixture(scope="module")

@@ -85,14 +85,17 @@ class Runbook:
         """What was printed in place of what the runbook shows."""
         return self._known[shown]
 
-    def run(self, until: str | None = None) -> None:
-        """Run the next command, and those after it: up to a block without one, or to a command that has `until` in it."""
+    def run(self, until: str | None = None, typed: str = "") -> None:
+        """Run the next command, and those after it: up to a block without one, or to a command that has `until` in it.
+
+        `typed`: what each of them is told where it asks, as for a password.
+        """
         ran = 0
         while self._steps and (step := self._steps[0]).command is not None:
             if ran and until is not None and until in step.command:
                 break
             self._steps.pop(0)
-            self._run(step.command, step.text)
+            self._run(step.command, step.text, typed)
             ran += 1
         assert ran, f"{self._name}: no command is next, but: {self._steps[:1]}"
         if until is not None:
@@ -117,19 +120,20 @@ class Runbook:
         known = "|".join(map(_whole, sorted(self._known, key=len, reverse=True)))
         return re.sub(known, lambda found: self._known[found[0]], text) if known else text
 
-    def _run(self, command: str, expected: str) -> None:
+    def _run(self, command: str, expected: str, typed: str) -> None:
         command = self._put_in(command)
         answers = "".join(f"{answer}\n" for _, answer in _ANSWER.findall(expected))
         done = subprocess.run(
             ["bash", "-c", command],
             cwd=self._folder,
             env=self._environment,
-            input=answers,
+            input=answers + typed,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
             timeout=120,
             check=False,
+            start_new_session=True,  # without a terminal, where psql would ask for a password rather than here
         )
         self._match(_ANSWER.sub(r"\1", expected), done.stdout, f"$ {command}", whole=True)
         shows_an_error = re.search(
