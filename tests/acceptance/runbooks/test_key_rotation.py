@@ -23,6 +23,7 @@ from bridge.sinks.kafka import KafkaSink
 from bridge.units import Address
 from tests.acceptance.conftest import ROLES_SQL
 from tests.acceptance.runbooks.conftest import Desk
+from tests.command import environment
 from tests.servers.bridge import BridgeProcess
 from tests.servers.certificates import Authority
 from tests.servers.kafka import Kafka
@@ -158,12 +159,11 @@ def test_key_rotation(
     subprocess.run(
         ["psql", "-X", "-q", "-v", "claims_roles=authenticated", "-f", "roles.sql", "-d", cluster.dsn()],
         cwd=desk.folder,
-        env={"PATH": "/usr/bin:/bin", "WALRUS_SOURCE_PASSWORD": "first", "WALRUS_JUDGE_PASSWORD": "first"},
+        env=environment(WALRUS_SOURCE_PASSWORD="first", WALRUS_JUDGE_PASSWORD="first"),
         check=True,
     )
-    database.execute(
-        "alter table walrus_bridge.slot owner to walrus_source"
-    )  # as where it applies the migrations itself
+    # As where it applies the migrations itself.
+    database.execute("alter table walrus_bridge.slot owner to walrus_source")
     desk.has_rabbitmq(rabbitmq)
     desk.has_kafka(asking)
 
