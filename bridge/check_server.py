@@ -21,7 +21,7 @@ select current_setting('server_version'), current_setting('server_version_num'):
   current_setting('wal_level'), current_setting('max_replication_slots')::int,
   (select count(*) from pg_replication_slots)::int, current_setting('max_wal_senders')::int,
   (select count(*) from pg_stat_replication)::int, current_setting('max_slot_wal_keep_size'),
-  current_setting('synchronous_standby_names')
+  current_setting('synchronous_standby_names'), coalesce(current_setting('synchronized_standby_slots', true), '')
 """
 
 
@@ -39,6 +39,8 @@ class ServerFacts(msgspec.Struct, frozen=True):
     senders: int
     max_slot_wal_keep_size: str
     synchronous_standby_names: str
+    synchronized_standby_slots: str
+    """Empty before PostgreSQL 17."""
 
     @property
     def can_decode(self) -> bool:
@@ -61,6 +63,7 @@ def settings(facts: ServerFacts, slot: Slot | None) -> list[Finding]:
         _senders(facts, slot),
         _kept_wal(facts),
         _standby_names(facts),
+        *_failover(facts, slot),
     ]
 
 
@@ -118,6 +121,16 @@ def _standby_names(facts: ServerFacts) -> Finding:
         what = f"{names!r} matches {APPLICATION_NAME}, so each commit would wait for the bridge, and it for each commit"
         return error("synchronous_standby_names", what, "name the standbys there")
     return ok("synchronous_standby_names", f"{names!r} does not match the bridge" if names else "empty")
+
+
+def _failover(facts: ServerFacts, slot: Slot | None) -> list[Finding]:
+    """Only where somebody has made ready for a failover."""
+    if slot is None or not facts.synchronized_standby_slots:
+        return []
+    if slot.failover:
+        return [ok("failover", f"standbys may have the slot {slot.name}, too")]
+    remedy = f"stop the bridge, and on a replication connection: ALTER_REPLICATION_SLOT {slot.name} (FAILOVER)"
+    return [warning("failover", f"the slot {slot.name} is no failover slot: a failover loses it", remedy)]
 
 
 def replication(conninfo: str) -> Finding:

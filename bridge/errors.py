@@ -76,6 +76,13 @@ class SlotActive(Transient):
         """Of the walsender that holds it, where that is known."""
 
 
+class InRecovery(Transient):
+    """The server is a standby. Fatal at start, for it may stay one; after a lost connection it may be about to be
+    promoted."""
+
+    exit = Exit.SOURCE_REFUSED
+
+
 class SourceRefused(BridgeError):
     exit = Exit.SOURCE_REFUSED
 

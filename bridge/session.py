@@ -13,7 +13,7 @@ import psycopg
 import structlog
 
 from bridge.change import Change, Message
-from bridge.errors import GapError, SourceRefused
+from bridge.errors import GapError, InRecovery, SourceRefused
 from bridge.guard import Guard
 from bridge.judgement import both_connections, make_judging, same_database
 from bridge.lag import Look, Retained
@@ -73,13 +73,16 @@ class Session:
         *,
         follow: bool = True,
     ) -> None:
-        """`follow`: changes to realtime.subscription in the stream take effect. Raises SourceUnreachable, SourceRefused."""
+        """`follow`: changes to realtime.subscription in the stream take effect. Raises SourceUnreachable, SourceRefused,
+        InRecovery."""
         self._settings = settings
         self._stack = contextlib.ExitStack()
         with contextlib.ExitStack() as opening:
             self.connection, self._judging_connection = opening.enter_context(
                 both_connections(settings.connection, settings.judging_connection)
             )
+            # First: a standby that is promoted between the two would write under the timeline that it has left.
+            _require_primary(self.connection)
             self.stream = opening.enter_context(contextlib.closing(ReplicationStream(settings.connection)))
             self.identity: Identity = self.stream.identify()
             self._stack = opening.pop_all()
@@ -110,7 +113,7 @@ class Session:
         """What must hold before anything moves. Raises SourceRefused with what to do."""
         try:
             row = self.connection.execute(
-                "select pg_is_in_recovery(), current_setting('wal_level'), current_setting('synchronous_standby_names')"
+                "select current_setting('wal_level'), current_setting('synchronous_standby_names')"
             ).fetchone()
         except psycopg.Error as error:
             raise translate(error, "asking for the server's settings") from error
@@ -119,9 +122,7 @@ class Session:
         if self._settings.plugin == "wal2json" and (found := encoding_problem(encoding)):
             raise found
         same_database(self.connection, self._judging_connection)
-        in_recovery, wal_level, standbys = row
-        if in_recovery:
-            raise SourceRefused("the server is a standby in recovery. What to do: connect to the primary")
+        wal_level, standbys = row
         if wal_level != "logical":
             raise SourceRefused(
                 f"the server's wal_level is {wal_level}. What to do: set wal_level = logical in postgresql.conf and"
@@ -163,8 +164,8 @@ class Session:
 
     def slot_gone(self) -> GapError:
         return GapError(
-            f"slot {self._settings.slot} is gone: it was dropped while this bridge was using it. Changes since its last"
-            f" confirmed position cannot be had from it. What to do: find out why; `walrus-bridge run --accept-gap` makes"
+            f"slot {self._settings.slot} is gone: it was dropped, or a standby without it has taken the server's place."
+            f" Changes since its last confirmed position cannot be had from it. What to do: find out why; `walrus-bridge run --accept-gap` makes"
             f" a new slot and goes on from now"
         )
 
@@ -232,6 +233,16 @@ class Session:
     def close(self) -> None:
         """End the stream so that the last status arrives, then the other connections."""
         self._stack.close()
+
+
+def _require_primary(connection: Connection) -> None:
+    """Raises InRecovery."""
+    try:
+        row = connection.execute("select pg_is_in_recovery()").fetchone()
+    except psycopg.Error as error:
+        raise translate(error, "asking whether the server is a standby") from error
+    if row != (False,):
+        raise InRecovery("the server is a standby in recovery. What to do: connect to the primary")
 
 
 def make_decoder(settings: SourceSettings) -> Decoder:

@@ -181,6 +181,11 @@ def _notes(config: Config, facts: DatabaseFacts, told: Live | None, kept: int | 
         )
     if slot is not None and slot.active_pid is None and facts.slot_problem is None:
         notes.append("nobody streams from the slot: WAL piles up until a bridge does")
+    if slot is not None and slot.wait_event == "WaitForStandbyConfirmation":
+        notes.append(
+            "the server sends nothing before the standbys of synchronized_standby_slots have it: where one is away, or no such"
+            " slot is there, the bridge waits"
+        )
     for holder in facts.lock_holders:
         who = (
             f"pid {holder.pid} ({holder.application or 'unnamed client'}, user {holder.user})"

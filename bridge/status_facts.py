@@ -29,8 +29,9 @@ select {_WAL_END}::text, pg_wal_lsn_diff({_WAL_END}, s.confirmed_flush_lsn)::big
   pg_wal_lsn_diff({_WAL_END}, s.restart_lsn)::bigint,
   (select nullif(setting::bigint, -1) * 1024 * 1024 from pg_settings where name = 'max_slot_wal_keep_size'),
   extract(epoch from now() - (to_jsonb(s) ->> 'inactive_since')::timestamptz)::float8,
-  extract(epoch from r.flush_lag)::float8, age(s.catalog_xmin)
+  extract(epoch from r.flush_lag)::float8, age(s.catalog_xmin), a.wait_event
 from pg_replication_slots s left join pg_stat_replication r on r.pid = s.active_pid
+  left join pg_stat_activity a on a.pid = s.active_pid
 where s.slot_name = %s
 """
 
@@ -99,6 +100,8 @@ class SlotFacts(msgspec.Struct, frozen=True):
     """How much may still be written before WAL that it needs may be removed; null: no limit, or lost."""
     catalog_xmin_age: int | None
     """Transactions since the one whose catalog rows it keeps from VACUUM."""
+    wait_event: str | None
+    """What its walsender waits for, as pg_stat_activity has it."""
 
 
 class Known(msgspec.Struct, frozen=True):
@@ -180,7 +183,7 @@ def slot_facts(connection: Connection, name: str) -> SlotFacts | None:
     row = connection.execute(_SLOT, (name,)).fetchone()
     if found is None or row is None:
         return None
-    wal_end, lag, retained, limit, inactive, flush_lag, xmin_age = row
+    wal_end, lag, retained, limit, inactive, flush_lag, xmin_age, wait_event = row
     return SlotFacts(
         name=found.name,
         plugin=found.plugin,
@@ -201,6 +204,7 @@ def slot_facts(connection: Connection, name: str) -> SlotFacts | None:
         limit_bytes=limit,
         safe_bytes=found.safe_wal_size,
         catalog_xmin_age=xmin_age,
+        wait_event=wait_event,
     )
 
 

@@ -63,16 +63,22 @@ class Source:
 
     def fall_back(self, *, promote: bool) -> None:
         """The server is gone, and the copy in its place: a standby that is promoted, or the disk as it was."""
+        self.put_copy_in_place(standby=promote)
+        if promote:
+            self.promote()
+
+    def put_copy_in_place(self, *, standby: bool) -> None:
         self.cluster.stop("immediate")
         shutil.rmtree(self._data)
         self._copy.rename(self._data)
-        if promote:
+        if standby:
             signal_file = self._data / "standby.signal"
             signal_file.touch()
             shutil.chown(signal_file, self._data.owner(), self._data.group())
         self.cluster.start()
-        if promote:
-            assert self.execute("select pg_promote()") == [(True,)]
+
+    def promote(self) -> None:
+        assert self.execute("select pg_promote()") == [(True,)]
 
 
 @pytest.fixture
@@ -126,6 +132,29 @@ def test_a_promoted_standby_gives_all_that_it_has_though_the_old_server_was_furt
     running.wait_for(lambda: 3 in ids(running), "note 3")
 
     assert ids(running)[:2] == [1, 2]
+    assert running.stop() == Exit.OK
+
+
+@pytest.mark.versions
+def test_a_standby_that_is_not_promoted_yet_is_waited_for(source: Source, run: Callable[..., BridgeProcess]) -> None:
+    """As where a name or an address has moved to it already. At a start it is a mistake."""
+    running = run()
+    running.wait_until_streaming()
+    source.execute("insert into note values (1)")
+    running.wait_for_events(1)
+    source.copy()
+    running.wait_until_streaming(2)
+    source.put_copy_in_place(standby=True)
+    running.wait_for(lambda: "a standby in recovery" in running.stderr, "it has met the standby")
+    refused = run()
+    assert refused.wait() == Exit.SOURCE_REFUSED
+
+    source.promote()
+    source.execute("insert into note values (2)")
+    running.wait_for(lambda: 2 in ids(running), "note 2")
+
+    assert running.stderr.count("] streaming ") == 3
+    assert running.stderr.count(" timeline=2") == 1
     assert running.stop() == Exit.OK
 
 

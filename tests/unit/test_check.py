@@ -22,6 +22,7 @@ SERVER = ServerFacts(
     senders=1,
     max_slot_wal_keep_size="10GB",
     synchronous_standby_names="",
+    synchronized_standby_slots="",
 )
 SLOT = Slot(
     name="realtime",
@@ -96,6 +97,23 @@ def test_each_setting_that_does_not_do_is_named(facts: dict[str, object], expect
 
     assert bad(findings) == expected
     assert all(finding.remedy for finding in findings if finding.level != "ok")
+
+
+@pytest.mark.parametrize(
+    ("standbys", "slot", "expected"),
+    [
+        ("", SLOT, {}),
+        ("standby", None, {}),
+        ("standby", SLOT, {"failover": "warning"}),
+        ("standby", msgspec.structs.replace(SLOT, failover=True), {}),
+    ],
+)
+def test_a_slot_that_a_failover_would_lose_is_named_where_failovers_are_meant(
+    standbys: str, slot: Slot | None, expected: dict[str, str]
+) -> None:
+    facts = msgspec.structs.replace(SERVER, synchronized_standby_slots=standbys)
+
+    assert bad(settings(facts, slot)) == expected
 
 
 def test_a_slot_that_is_there_needs_no_free_one_and_a_running_bridge_no_free_sender() -> None:

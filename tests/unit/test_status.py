@@ -22,6 +22,7 @@ SLOT = SlotFacts(
     application="walrus-bridge", user="walrus_source", address="10.0.0.1", inactive_seconds=None, restart_lsn="0/100",
     confirmed_lsn="0/200", wal_end_lsn="0/900", lag_bytes=0x700, lag_seconds=0.5, retained_bytes=3 << 20,
     limit_bytes=1 << 30, safe_bytes=900 << 20, catalog_xmin_age=12,
+    wait_event=None,
 )  # fmt: skip
 FACTS = DatabaseFacts(
     "15.20", "app", False, "2026-11-25T12:00:00Z", SLOT, None, None, None, [],
@@ -112,6 +113,7 @@ def test_without_the_bridge_the_database_tells_what_it_can() -> None:
         (msgspec.structs.replace(FACTS, slot=None), "there is no slot realtime"),
         (msgspec.structs.replace(FACTS, slot_problem="slot realtime is lost: …"), "slot realtime is lost"),
         (changed(wal_status="unreserved"), "about to be lost"),
+        (changed(wait_event="WaitForStandbyConfirmation"), "the standbys of synchronized_standby_slots"),
         (changed(active_pid=None), "nobody streams from the slot"),
         (msgspec.structs.replace(FACTS, in_recovery=True), "a standby in recovery"),
         (
