@@ -165,8 +165,8 @@ class Session:
     def slot_gone(self) -> GapError:
         return GapError(
             f"slot {self._settings.slot} is gone: it was dropped, or a standby without it has taken the server's place."
-            f" Changes since its last confirmed position cannot be had from it. What to do: find out why; `walrus-bridge run --accept-gap` makes"
-            f" a new slot and goes on from now"
+            f" Changes since its last confirmed position cannot be had from it. What to do: find out why;"
+            f" `walrus-bridge run --accept-gap` makes a new slot and goes on from now"
         )
 
     def load_subscriptions(self, entities: Sequence[int] | None = None) -> list[tuple[str, str]]:
