@@ -122,7 +122,8 @@ class Secrets:
         """What was there before."""
         before = dict(self.values)
         self.values |= values
-        self._path.write_text("".join(f"{name}={value}\n" for name, value in self.values.items()))
+        lines = ["# secrets.env", *(f"{name}={value}" for name, value in self.values.items())]
+        self._path.write_text("\n".join(lines) + "\n")
         for name, value in values.items():
             self._environment.setenv(name, value)
         return before
