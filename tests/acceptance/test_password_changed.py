@@ -1,6 +1,5 @@
 """A password is changed under a running bridge: it goes on, until it has to connect again. Then it ends, and nothing is lost."""
 
-import pathlib
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -10,21 +9,16 @@ from bridge import migrations
 from bridge.errors import Exit
 from tests.servers.bridge import BridgeProcess
 from tests.servers.postgres import Database
-from tests.servers.secure_postgres import SecureCluster
+from tests.servers.secure_postgres import SecureCluster, secure_cluster
 
 PASSWORDS = {"streaming": "before-it", "judging": "before-it"}
 
 
 @pytest.fixture
-def cluster(tmp_path: pathlib.Path) -> Iterator[SecureCluster]:
+def cluster() -> Iterator[SecureCluster]:
     """It asks for a password."""
-    running = SecureCluster(tmp_path / "tls", "scram-sha-256")
-    try:
-        running.create()
-        running.start()
+    with secure_cluster("scram-sha-256") as running:
         yield running
-    finally:
-        running.remove()
 
 
 @pytest.fixture

@@ -3,9 +3,6 @@
 On a server of its own that lets nobody in without TLS.
 """
 
-import pathlib
-import shutil
-import tempfile
 from collections.abc import Iterator
 from typing import Any
 
@@ -15,22 +12,15 @@ import yaml
 
 from bridge.errors import Exit
 from tests.servers.postgres import Database
-from tests.servers.secure_postgres import SecureCluster
+from tests.servers.secure_postgres import SecureCluster, secure_cluster
 
 SLOT = "secured"
 
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[SecureCluster]:
-    folder = pathlib.Path(tempfile.mkdtemp(prefix="walrus-bridge-tls-"))
-    running = SecureCluster(folder)
-    try:
-        running.create()
-        running.start()
+    with secure_cluster() as running:
         yield running
-    finally:
-        running.remove()
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.fixture

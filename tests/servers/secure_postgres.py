@@ -1,7 +1,10 @@
 """A PostgreSQL server that lets nobody in by TCP without TLS."""
 
+import contextlib
 import pathlib
 import shutil
+import tempfile
+from collections.abc import Iterator
 from urllib.parse import quote
 
 from bridge.cluster import Cluster
@@ -58,3 +61,16 @@ class SecureCluster(Cluster):
         options = {"sslmode": "verify-full", "sslrootcert": str(self.authority.certificate), **parameters}
         listed = "&".join(f"{name}={quote(value)}" for name, value in options.items())
         return f"postgresql://{user}@{host}:{self.port}/{database}?{listed}"
+
+
+@contextlib.contextmanager
+def secure_cluster(login: str = "trust") -> Iterator[SecureCluster]:
+    """One that runs; it and its certificates are gone afterwards."""
+    with tempfile.TemporaryDirectory(prefix="walrus-bridge-tls-") as folder:
+        cluster = SecureCluster(pathlib.Path(folder), login)
+        try:
+            cluster.create()
+            cluster.start()
+            yield cluster
+        finally:
+            cluster.remove()

@@ -7,7 +7,6 @@ import re
 import secrets
 import shutil
 import subprocess
-import tempfile
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -28,8 +27,9 @@ from tests.servers.bridge import BridgeProcess
 from tests.servers.certificates import Authority
 from tests.servers.kafka import Kafka
 from tests.servers.postgres import SUPABASE, Database
+from tests.servers.process import running as running_server
 from tests.servers.rabbitmq import RabbitMQ
-from tests.servers.secure_postgres import SecureCluster
+from tests.servers.secure_postgres import SecureCluster, secure_cluster
 from tests.servers.waiting import wait_until
 
 ALICE = "a11ce000-0000-4000-8000-000000000001"
@@ -66,25 +66,14 @@ class AskingKafka(Kafka):
 
 @pytest.fixture
 def asking() -> Iterator[AskingKafka]:
-    home = pathlib.Path(tempfile.mkdtemp(prefix="walrus-bridge-kafka-"))
-    server = AskingKafka(home)
-    try:
-        server.start()
+    with running_server(AskingKafka) as server:
         yield server
-    finally:
-        server.kill()
-        shutil.rmtree(home, ignore_errors=True)
 
 
 @pytest.fixture
-def cluster(tmp_path: pathlib.Path) -> Iterator[SecureCluster]:
-    running = SecureCluster(tmp_path / "tls", "scram-sha-256")
-    try:
-        running.create()
-        running.start()
+def cluster() -> Iterator[SecureCluster]:
+    with secure_cluster("scram-sha-256") as running:
         yield running
-    finally:
-        running.remove()
 
 
 @pytest.fixture
