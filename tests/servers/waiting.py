@@ -1,7 +1,9 @@
 """Waiting for a condition rather than for a time."""
 
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -15,3 +17,16 @@ def wait_until(condition: Callable[[], T], what: str, seconds: float = 30.0) -> 
             raise AssertionError(f"{what}: not within {seconds:.0f} s")
         time.sleep(0.02)
     return found
+
+
+@contextmanager
+def meanwhile(work: Callable[[threading.Event], None]) -> Iterator[None]:
+    """`work` goes on in a thread of its own until the event that it is given is set."""
+    done = threading.Event()
+    worker = threading.Thread(target=work, args=(done,))
+    worker.start()
+    try:
+        yield
+    finally:
+        done.set()
+        worker.join()

@@ -5,7 +5,7 @@ import os
 import pathlib
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 
 import psycopg
 import pytest
@@ -19,7 +19,7 @@ from tests.acceptance.runbooks.conftest import Desk
 from tests.servers.bridge import BridgeProcess
 from tests.servers.kafka import Kafka
 from tests.servers.postgres import SUPABASE, Database
-from tests.servers.waiting import wait_until
+from tests.servers.waiting import meanwhile, wait_until
 
 NAME = "app"
 
@@ -44,12 +44,10 @@ def _cluster() -> Iterator[Cluster]:
         made.remove()
 
 
-@contextmanager
-def application(cluster: Cluster) -> Iterator[None]:
+def application(cluster: Cluster) -> AbstractContextManager[None]:
     """It writes, until it is put out, and comes again when it may."""
-    done = threading.Event()
 
-    def write() -> None:
+    def write(done: threading.Event) -> None:
         while not done.wait(0.02):
             try:
                 with psycopg.connect(cluster.dsn(NAME, NAME), autocommit=True) as connection:
@@ -58,13 +56,7 @@ def application(cluster: Cluster) -> Iterator[None]:
             except psycopg.OperationalError:
                 continue
 
-    writer = threading.Thread(target=write)
-    writer.start()
-    try:
-        yield
-    finally:
-        done.set()
-        writer.join()
+    return meanwhile(write)
 
 
 def prepare(cluster: Cluster) -> Database:

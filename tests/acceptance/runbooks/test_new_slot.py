@@ -2,8 +2,8 @@
 
 import json
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any
 
 import yaml
@@ -15,27 +15,19 @@ from tests.command import run
 from tests.servers.bridge import BridgeProcess
 from tests.servers.kafka import Kafka
 from tests.servers.postgres import Database
-from tests.servers.waiting import wait_until
+from tests.servers.waiting import meanwhile, wait_until
 
 
-@contextmanager
-def written(database: Database) -> Iterator[None]:
+def written(database: Database) -> AbstractContextManager[None]:
     """Meanwhile somebody writes: an INSERT and an UPDATE of each book."""
-    done = threading.Event()
 
-    def write() -> None:
+    def write(done: threading.Event) -> None:
         with database.connect() as connection:
             while not done.wait(0.02):
                 connection.execute("insert into book (title) values ('Foo')")
                 connection.execute("update book set title = 'Bar' where id = (select max(id) from book)")
 
-    writer = threading.Thread(target=write)
-    writer.start()
-    try:
-        yield
-    finally:
-        done.set()
-        writer.join()
+    return meanwhile(write)
 
 
 def committed(database: Database) -> set[tuple[int, str]]:
