@@ -12,7 +12,7 @@ import yaml
 from psycopg.conninfo import conninfo_to_dict
 
 from bridge.cluster import free_port
-from tests.acceptance.runbooks.book import Runbook
+from tests.acceptance.runbooks.book import Runbook, psql_variables
 from tests.command import environment
 from tests.servers.bridge import BridgeProcess
 from tests.servers.kafka import Kafka
@@ -63,8 +63,7 @@ def newcomer(
     tmp_path: pathlib.Path, dsn: str, kafka: Kafka, rabbitmq: RabbitMQ, bridge: Callable[..., BridgeProcess]
 ) -> Iterator[Newcomer]:
     place = conninfo_to_dict(dsn)
-    variables = {"PGHOST": "host", "PGPORT": "port", "PGUSER": "user", "PGDATABASE": "dbname"}
-    page = Runbook("../getting-started", tmp_path, {name: str(place[key]) for name, key in variables.items()})
+    page = Runbook("../getting-started", tmp_path, psql_variables(dsn))
     page.bind("postgresql://postgres@localhost:5432/postgres", dsn)
     page.bind("localhost:5432/postgres", f"{place['host']}:{place['port']}/{place['dbname']}")
     page.bind("localhost:9092", kafka.servers)

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from typing import Final
 
 import msgspec
+from psycopg.conninfo import conninfo_to_dict
 
 from tests.command import environment, program
 
@@ -193,6 +194,13 @@ def _whole(shown: str) -> str:
     before = r"(?<!\w)" if re.match(r"\w", shown) else ""
     after = r"(?!\w)" if re.search(r"\w\Z", shown) else ""
     return before + re.escape(shown) + after
+
+
+def psql_variables(dsn: str) -> dict[str, str]:
+    """With these psql reaches it without being told where."""
+    place = conninfo_to_dict(dsn)
+    names = {"PGHOST": "host", "PGPORT": "port", "PGUSER": "user", "PGDATABASE": "dbname"}
+    return {name: str(place[key]) for name, key in names.items()}
 
 
 def script(folder: pathlib.Path, name: str, *command: str, **variables: str) -> None:

@@ -5,10 +5,9 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from psycopg.conninfo import conninfo_to_dict
 
 from bridge.cluster import free_port
-from tests.acceptance.runbooks.book import Runbook, script
+from tests.acceptance.runbooks.book import Runbook, psql_variables, script
 from tests.servers.bridge import BridgeProcess
 from tests.servers.kafka import JARS, Kafka
 from tests.servers.postgres import Database
@@ -60,12 +59,7 @@ class Desk:
 
     def book(self, name: str, database: Database | None = None) -> Runbook:
         """A runbook, whose psql reaches the database."""
-        place = conninfo_to_dict((database or self.database).dsn)
-        variables = {
-            name: str(place[key])
-            for name, key in {"PGHOST": "host", "PGPORT": "port", "PGUSER": "user", "PGDATABASE": "dbname"}.items()
-        }
-        book = Runbook(name, self.folder, variables, str(self.tools))
+        book = Runbook(name, self.folder, psql_variables((database or self.database).dsn), str(self.tools))
         book.bind("127.0.0.1:9187", f"127.0.0.1:{self.port}")
         for shown in ("public.", "dead-letter", "unrouted"):
             book.bind(f"realtime.{shown}", f"{self.prefix}{shown}")
