@@ -13,8 +13,14 @@ _LEVELS: Final = {"debug": logging.DEBUG, "info": logging.INFO, "warning": loggi
 
 # pika's "info" is a line for every frame, channel or heartbeat; what matters of it is logged by our sinks. Its channels'
 # warnings are of those that the broker closes, as where a queue is there with other arguments: the sink knows what that
-# means. psycopg's warnings are of errors that follow the one that it raises.
-_NOISY: Final = {"pika": logging.WARNING, "pika.channel": logging.ERROR, "psycopg": logging.ERROR}
+# means. Its adapters' errors are seven lines for a port where nobody listens: they reach the sink, which tells them in one.
+# psycopg's warnings are of errors that follow the one that it raises.
+_NOISY: Final = {
+    "pika": logging.WARNING,
+    "pika.channel": logging.ERROR,
+    "pika.adapters": logging.CRITICAL,
+    "psycopg": logging.ERROR,
+}
 
 _format = "console"
 

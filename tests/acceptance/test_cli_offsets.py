@@ -76,7 +76,7 @@ def test_a_group_goes_back_to_an_lsn_after_the_bridge_was_killed_in_a_transactio
     first.wait_for(lambda: sum(ends(kafka, topic)) > 3000, "a part of the transaction")
     first.kill()
     second = bridge(config=settings)
-    second.wait_until_streaming(2)
+    second.wait_until_streaming()
     for number in range(50, 70):
         database.execute("insert into note values (%s)", (number,))
     database.wait_until_confirmed(60)

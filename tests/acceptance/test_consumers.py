@@ -98,6 +98,7 @@ def test_the_copy_of_kafka_s_example_is_right_though_all_are_killed(
         running.wait_for(lambda before=before: ends(kafka, topic) > before, "some events")
         running.kill()
         running = bridge(config=settings)
+        running.wait_until_streaming()
         consumer.wait_for(lambda now=handled: ask(store, "select count(*) from handled") > now, "something handled")
         consumer.kill()
         if number == 1:
@@ -158,6 +159,7 @@ def test_the_journal_of_rabbitmq_s_example_has_each_event_once_though_all_are_ki
         running.wait_for(lambda before=before: arrived() > before, "some events")
         running.kill()
         running = bridge(config=settings)
+        running.wait_until_streaming()
         consumer.wait_for(lambda now=kept: ask(store, "select count(*) from journal") > now, "something new")
         consumer.kill()
         if number == 1:
@@ -206,6 +208,7 @@ def test_the_inboxes_of_the_java_example_have_each_event_once_for_each_subscribe
         running.wait_for(lambda before=before: ends(kafka, topic) > before, "some events")
         running.kill()
         running = bridge(config=settings)
+        running.wait_until_streaming()
         consumer.wait_for(lambda done=done: ends(kafka, inboxes) > done, "something in the inboxes")
         consumer.kill()
     database.wait_until_confirmed(60)

@@ -34,8 +34,7 @@ class Newcomer:
         path = str(self.folder / "bridge.yaml")
         arguments = [path if argument == "bridge.yaml" else argument for argument in arguments]
         running = self._bridge(arguments=tuple(arguments))
-        before = running.stderr.count("] streaming ")
-        running.wait_until_streaming(before + 1)
+        running.wait_until_streaming()
         return running
 
     def configure(self, text: str, port: int) -> None:

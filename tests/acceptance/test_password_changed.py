@@ -64,6 +64,6 @@ def test_a_changed_password_is_missed_at_the_next_connection(
 
     # And with the new one it has what was committed meanwhile
     running = bridge(config=config(cluster, PASSWORDS | {login: "after-it"}))
-    running.wait_until_streaming(2)
+    running.wait_until_streaming()
     running.wait_for(lambda: {"id": 2} in [event["wal"]["record"] for event in running.events], "what has waited")
     assert running.stop() == Exit.OK

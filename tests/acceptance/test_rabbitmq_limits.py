@@ -67,7 +67,7 @@ def run(database: Database, bridge: Any) -> Callable[..., BridgeProcess]:
         source = {"connection": database.dsn, "slot": database.slot}
         settings = {"source": source, "sink": sink, "http": {"listen": None}, **sections}
         running: BridgeProcess = bridge(config=settings, program=program)
-        running.wait_until_streaming(running.stderr.count("] streaming ") + 1)
+        running.wait_until_streaming()
         return running
 
     return start

@@ -80,7 +80,7 @@ def test_what_was_done_while_it_was_stopped_counts_as_it_stands_at_the_start(
     database.subscribe("kept", role=role)
     settings = config(database, plugin)
     first = bridge(config=settings)
-    first.wait_until_streaming(1)
+    first.wait_until_streaming()
     assert first.stop() == Exit.OK
 
     # When rows are written, and then everything changes
@@ -104,7 +104,7 @@ def test_what_was_done_while_it_was_stopped_counts_as_it_stands_at_the_start(
         "insert into altered values (2, 5); insert into fresh values (2, 'new'); insert into kept values (2)"
     )
     second = bridge(config=settings)
-    second.wait_until_streaming(2)
+    second.wait_until_streaming()
     database.wait_until_confirmed()
     assert second.stop() == Exit.OK
 

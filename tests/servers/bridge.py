@@ -7,6 +7,7 @@ import select
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 from typing import Any
 
@@ -33,8 +34,9 @@ class BridgeProcess:
             path = folder / "bridge.yaml"
             path.write_text(yaml.safe_dump(config), encoding="utf-8")
             arguments = ("run", "--config", str(path), *arguments)
-        self._log = folder / "bridge.log"
-        with self._log.open("ab") as log:
+        # A log of its own: what an earlier one has said must not pass for this one's words.
+        with tempfile.NamedTemporaryFile(dir=folder, prefix="bridge-", suffix=".log", delete=False) as log:
+            self._log = pathlib.Path(log.name)
             self.process = subprocess.Popen(
                 [sys.executable, *program, *arguments],
                 stdin=subprocess.DEVNULL,
@@ -108,6 +110,7 @@ class BridgeProcess:
             raise AssertionError(f"{error}; events: {len(self.events)}\n{self.stderr[-3000:]}") from None
 
     def wait_until_streaming(self, times: int = 1) -> None:
+        """It says so at its start, and again whenever it has lost its connection and found it."""
         self.wait_for(lambda: self.stderr.count("] streaming ") >= times, "streaming")
 
     def stop(self, seconds: float = 30.0) -> int:

@@ -42,8 +42,7 @@ class Desk:
     def start(self, settings: dict[str, Any]) -> BridgeProcess:
         """A bridge that streams; its configuration is `bridge.yaml` in the folder."""
         running = self._bridge(config=settings)
-        times = running.stderr.count("] streaming ")
-        running.wait_until_streaming(times + 1)
+        running.wait_until_streaming()
         return running
 
     def has_kafka(self, server: Kafka) -> None:

@@ -169,7 +169,7 @@ def test_failover(
     config["source"]["connection"] = config["source"]["connection"].replace(pair.hosts, old_pair.hosts)
     config["sink"] = {"kafka": {"prefix": f"{prefix}old.", "client": client}}
     running = bridge(config=config)
-    running.wait_until_streaming(3)
+    running.wait_until_streaming()
     sql(primary, "insert into book values (1)")
     wait_until(lambda: 1 in delivered(kafka, topic), "book 1")
     wait_until(lambda: sql(standby, "select 1 from book where id = 1"), "the standby has it")
@@ -181,7 +181,7 @@ def test_failover(
     book.run()
     sql(standby, "insert into book values (3)")
     accepting = bridge(config=config, arguments=("--accept-gap",))
-    accepting.wait_until_streaming(4)
+    accepting.wait_until_streaming()
     book.found_in(accepting.stderr)
     book.finished()
     wait_until_confirmed(standby)

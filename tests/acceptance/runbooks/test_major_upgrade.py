@@ -130,7 +130,7 @@ def test_major_upgrade(
     book.found_in(refused.stderr)
     with application(new):
         accepting = bridge(config=settings, arguments=("--accept-gap",))
-        accepting.wait_until_streaming(2)
+        accepting.wait_until_streaming()
         book.found_in(accepting.stderr)
         book.run(until="walrus-bridge tail")
         moved = Database(new, NAME)
