@@ -39,6 +39,8 @@ class Replay(msgspec.Struct, frozen=True):
     window: str | None
     """source.replay_window"""
     slot: SlotFacts | None
+    since: str | None
+    """All that was committed since then can be replayed; null: not known."""
 
 
 class Status(msgspec.Struct, frozen=True):
@@ -147,7 +149,7 @@ def together(
         if told is None
         else [DeadLetters(each.schema, each.table, each.dead_letters) for each in told.tables if each.dead_letters],
         letters_kept=letters,
-        replay=Replay(None if window is None else str(window), facts.replay_slot),
+        replay=Replay(None if window is None else str(window), facts.replay_slot, facts.replay_since),
         bridge=told,
         bridge_problem=problem,
         notes=list(_notes(config, facts, told, letters)),

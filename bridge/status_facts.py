@@ -1,5 +1,6 @@
 """What the database says for `walrus-bridge status`: the slot, the WAL that it holds, who subscribes. Reads only."""
 
+from datetime import UTC
 from typing import Any
 
 import msgspec
@@ -9,10 +10,11 @@ from bridge.catalog import SETTINGS as CATALOG_SETTINGS
 from bridge.catalog import Catalog
 from bridge.errors import SlotActive
 from bridge.joined import JOIN_FROM
-from bridge.lsn import format_lsn
-from bridge.slot import find, problem
+from bridge.lsn import format_lsn, parse_lsn
+from bridge.slot import find, problem, second_slot
 from bridge.sql import APPLICATION_NAME, Connection
 from bridge.table import Rights
+from bridge.window_facts import mark_since
 
 # On a standby pg_current_wal_lsn() raises.
 _WAL_END = "case when pg_is_in_recovery() then pg_last_wal_replay_lsn() else pg_current_wal_lsn() end"
@@ -151,6 +153,8 @@ class DatabaseFacts(msgspec.Struct, frozen=True):
     """Why the bridge cannot stream from it; that a client does is none."""
     known: Known | None
     replay_slot: SlotFacts | None
+    replay_since: str | None
+    """All that was committed since then can be replayed; null: not known."""
     lock_holders: list[LockHolder]
     subscribers: list[Subscribers]
 
@@ -168,7 +172,8 @@ def read(connection: Connection, slot: str, plugin: str) -> DatabaseFacts:
             slot_facts(connection, slot),
             _slot_problem(connection, slot, plugin),
             _known(connection, slot),
-            slot_facts(connection, f"{slot}_replay"),
+            second := slot_facts(connection, second_slot(slot)),
+            _replay_since(connection, slot, second),
             [LockHolder(*row) for row in connection.execute(_LOCKS, (APPLICATION_NAME,)).fetchall()],
             _subscribers(connection),
         )
@@ -206,6 +211,13 @@ def slot_facts(connection: Connection, name: str) -> SlotFacts | None:
         catalog_xmin_age=xmin_age,
         wait_event=wait_event,
     )
+
+
+def _replay_since(connection: Connection, slot: str, second: SlotFacts | None) -> str | None:
+    if second is None or second.confirmed_lsn is None:
+        return None
+    since = mark_since(connection, slot, parse_lsn(second.confirmed_lsn))
+    return None if since is None else f"{since.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}"
 
 
 def _slot_problem(connection: Connection, name: str, plugin: str) -> str | None:

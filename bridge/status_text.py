@@ -97,10 +97,11 @@ def _rest(status: Status) -> Iterator[tuple[str, str]]:
     replay, slot = status.replay, status.replay.slot
     if slot is not None:
         kept = "-" if slot.retained_bytes is None else size(slot.retained_bytes)
+        since = "" if replay.since is None else f", committed since {replay.since}"
         age = "" if slot.catalog_xmin_age is None else f", catalog_xmin is {slot.catalog_xmin_age:,} transactions old"
         yield (
             "replay window",
-            f"{replay.window or 'not configured'}: slot {slot.name} holds {kept} from {slot.confirmed_lsn or '-'} on{age}",
+            f"{replay.window or 'not configured'}: slot {slot.name} holds {kept} from {slot.confirmed_lsn or '-'} on{since}{age}",
         )
     else:
         yield (

@@ -8,7 +8,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from bridge import migrations
+from bridge import migrations, status_facts
 from bridge.cluster import temporary_cluster
 from bridge.errors import Exit
 from bridge.lsn import format_lsn, parse_lsn
@@ -73,6 +73,11 @@ def test_a_window_of_time_keeps_that_and_goes_on_after_a_stop(database: Database
     write(database, 1)
     time.sleep(1)
     assert oldest(database) == stood
+    found = window(database)
+    assert found is not None
+    assert found.oldest_at is not None
+    told = status_facts.read(database.connection, database.slot, "wal2json")
+    assert told.replay_since == f"{found.oldest_at.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}"
     again = bridge(config=settings(database, replay_window="4s"))
     again.wait_for(lambda: oldest(database) > stood, "the window moved after the start")
     assert again.stop() == Exit.OK

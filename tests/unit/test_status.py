@@ -25,7 +25,7 @@ SLOT = SlotFacts(
     wait_event=None,
 )  # fmt: skip
 FACTS = DatabaseFacts(
-    "15.20", "app", False, "2026-11-25T12:00:00Z", SLOT, None, None, None, [],
+    "15.20", "app", False, "2026-11-25T12:00:00Z", SLOT, None, None, None, None, [],
     [
         Subscribers("public", "book", "authenticated", 1200, 800, "unknown"),
         Subscribers("public", "note", "authenticated", 2, 2, "one_by_one", "fewer than 4 distinct claims"),
@@ -200,10 +200,16 @@ def test_sizes(number: int, text: str) -> None:
 def test_the_replay_window_tells_its_cost_and_can_be_written_as_json() -> None:
     config = Config(sink=CONFIG.sink, source=Source(slot="realtime", replay_window=Window.parse("24h")))
     kept = msgspec.structs.replace(SLOT, name="realtime_replay")
-    status = together(config, msgspec.structs.replace(FACTS, replay_slot=kept), None, "not reachable")
+    status = together(
+        config,
+        msgspec.structs.replace(FACTS, replay_slot=kept, replay_since="2026-11-24T12:00:00Z"),
+        None,
+        "not reachable",
+    )
 
     assert shown(status)["replay window"] == (
-        "24h: slot realtime_replay holds 3.0 MiB from 0/200 on, catalog_xmin is 12 transactions old"
+        "24h: slot realtime_replay holds 3.0 MiB from 0/200 on, committed since 2026-11-24T12:00:00Z,"
+        " catalog_xmin is 12 transactions old"
     )
     told = json.loads(msgspec.json.encode(status))["replay"]
     assert (told["window"], told["slot"]["retained_bytes"], told["slot"]["catalog_xmin_age"]) == ("24h", 3 << 20, 12)
