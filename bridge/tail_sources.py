@@ -11,7 +11,6 @@ from collections.abc import Iterator, Sequence
 from typing import Final
 
 import msgspec
-import pika
 from pika.exceptions import (
     AMQPError,
     ChannelClosedByBroker,
@@ -22,7 +21,7 @@ from pika.exceptions import (
 
 from bridge.errors import SinkRefused, SinkUnreachable
 from bridge.kafka_reading import KafkaPartition, Read, Reader
-from bridge.sinks.rabbitmq_link import parameters
+from bridge.sinks.rabbitmq_link import blocking, parameters
 from bridge.tail import Item
 
 _LOOK_SECONDS: Final = 5.0
@@ -92,7 +91,7 @@ def from_rabbitmq(url: str, exchanges: Sequence[str]) -> Iterator[Item | Backlog
     place = f"{settings.host}:{settings.port}, vhost {settings.virtual_host}"
     exchange = ""
     try:
-        with pika.BlockingConnection(settings) as connection:
+        with blocking(settings) as connection:
             channel = connection.channel()
             channel.basic_qos(prefetch_count=100)
             queue = channel.queue_declare("", exclusive=True, auto_delete=True, arguments=_QUEUE).method.queue

@@ -17,7 +17,7 @@ from bridge.config import RabbitMQ as RabbitMQConfig
 from bridge.errors import SinkRefused, SinkUnreachable
 from bridge.naming import Destinations
 from bridge.sinks.letters import Letters, Stored
-from bridge.sinks.rabbitmq_link import connection_refusal, parameters, place_of, told
+from bridge.sinks.rabbitmq_link import blocking, connection_refusal, parameters, place_of, told
 from bridge.sinks.rabbitmq_topology import ACCESS_REFUSED, NOT_FOUND
 
 _HEARTBEAT_SECONDS: Final = 600
@@ -96,7 +96,7 @@ class RabbitMQLetters(Letters):
     def _ready(self) -> int:
         """How many messages are there and nobody else's; 0 where there is no queue."""
         if self._connection is None:
-            self._connection = pika.BlockingConnection(self._parameters)
+            self._connection = blocking(self._parameters)
         if self._channel is None or not self._channel.is_open:
             self._channel = self._connection.channel()
             self._channel.confirm_delivery()

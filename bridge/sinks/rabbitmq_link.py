@@ -10,7 +10,8 @@ from typing import Any, Final
 
 import pika
 import structlog
-from pika.exceptions import ChannelClosedByBroker, ConnectionClosed
+from pika.adapters.utils.connection_workflow import AMQPConnectorStackTimeout
+from pika.exceptions import AMQPConnectionError, ChannelClosedByBroker, ConnectionClosed
 
 from bridge.backoff import Backoff
 from bridge.errors import BridgeError, ConfigError, SinkRefused
@@ -22,6 +23,14 @@ log = structlog.get_logger()
 
 _LARGEST_FRAME_BYTES: Final = 131_072
 _CLOSING_SECONDS: Final = 0.2
+_NOT_TO_CLOSE: Final = {
+    Connection.CONNECTION_CLOSED,
+    Connection.CONNECTION_CLOSING,
+    # In its handshake: pika 1.4 trips over its own abortion of that (its workflow passes on an error's class). It is hung up.
+    Connection.CONNECTION_PROTOCOL,
+    Connection.CONNECTION_START,
+    Connection.CONNECTION_TUNE,
+}
 _NOT_ALLOWED: Final = 530
 _BROKEN: Final = {501, 502, 503, 504, 505}
 """What the broker says of a client that breaks the protocol."""
@@ -62,6 +71,14 @@ def parameters(url: str) -> pika.URLParameters:
     if not made.client_properties:
         made.client_properties = {"connection_name": "walrus-bridge"}
     return made
+
+
+def blocking(settings: pika.URLParameters) -> pika.BlockingConnection:
+    """A connection for a command, whose calls wait. Raises AMQPError, OSError."""
+    try:
+        return pika.BlockingConnection(settings)
+    except AMQPConnectorStackTimeout as error:  # an error of another family
+        raise AMQPConnectionError(f"it says nothing for {settings.stack_timeout:.0f} s") from error
 
 
 def place_of(settings: pika.URLParameters) -> str:
@@ -130,7 +147,7 @@ class Link:
     def close(self) -> None:
         """Say good-bye, waiting for the answer a moment at most."""
         connection, self._connection = self._connection, None  # so that its end is no loss
-        if connection is not None and not (connection.is_closed or connection.is_closing):
+        if connection is not None and connection.connection_state not in _NOT_TO_CLOSE:
             connection.close()
         end = time.monotonic() + _CLOSING_SECONDS
         while not self.loop.is_idle and time.monotonic() < end:

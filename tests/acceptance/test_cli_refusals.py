@@ -168,6 +168,21 @@ def test_an_unreachable_broker(
     assert slots(database, slot) == before
 
 
+@pytest.mark.parametrize(
+    "sink", ["kafka: {client: {bootstrap.servers: '127.0.0.1:%s'}}", "rabbitmq: {url: 'amqp://u:p@127.0.0.1:%s/%%2F'}"]
+)
+def test_a_broker_that_takes_connections_and_says_nothing(
+    sink: str, walrus_bridge, dsn: str, slot: str, config_file: Callable[[str], str]
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        port = silent.getsockname()[1]
+        path = config_file(
+            f"source: {{connection: '{dsn}', slot: {slot}}}\nsink: {{{sink % port}}}\nhttp: {{listen: null}}\n"
+        )
+
+        walrus_bridge("run", "--config", path).refused(Exit.SINK_UNREACHABLE, f"127.0.0.1:{port}", "What to do")
+
+
 def test_a_listener_that_cannot_bind_names_the_key(
     walrus_bridge, dsn: str, database: psycopg.Connection[Any], slot: str, config_file: Callable[[str], str]
 ) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -797,6 +798,17 @@ def test_a_broker_that_is_away_or_refuses_is_one_clear_error(
     (tmp_path / "retry.yaml").write_text(yaml.safe_dump(world.settings), encoding="utf-8")
     for arguments in (["list"], ["drop", "--all", "--yes"], ["retry", "--all"]):
         world.command(*arguments).refused(status, "What to do")
+
+
+def test_a_rabbitmq_that_says_nothing_is_one_clear_error(run: Callable[..., command.Done], tmp_path: Any) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        place = f"127.0.0.1:{silent.getsockname()[1]}"
+        sink = {"url": f"amqp://guest:guest@{place}/%2F?stack_timeout=1"}
+        (tmp_path / "bridge.yaml").write_text(yaml.safe_dump({"sink": {"rabbitmq": sink}}), encoding="utf-8")
+
+        for arguments in (["dead-letter", "list"], ["tail", "public.note", "--accept-unparked"]):
+            done = run(*arguments, "--config", "bridge.yaml")
+            done.refused(Exit.SINK_UNREACHABLE, place, "it says nothing for 1 s", "What to do")
 
 
 def test_a_replay_for_one_subscription_leaves_the_letter_for_others(
