@@ -27,19 +27,17 @@ _SETTINGS = {
 _PLUGINS = "pgoutput, test_decoding, wal2json"
 
 
-_given: set[int] = set()
-
-
 def free_port() -> int:
-    """A free loopback port, not given before, below those that Linux gives to outgoing connections (32768 and up): one
-    of these could take the port while a server restarts, even a client's own attempts to reach that server."""
+    """A free loopback port, below those that Linux gives to outgoing connections (32768 and up): one of these could take
+    the port while a server restarts, even a client's own attempts to reach that server. Until this process ends no other
+    call is given it, in any process: its UDP twin is held, which the server does not need."""
     while True:
-        port = random.randrange(15000, 32000)
-        with socket.socket() as probe, contextlib.suppress(OSError):
-            probe.bind(("127.0.0.1", port))
-            if port not in _given:
-                _given.add(port)
-                return port
+        address = ("127.0.0.1", random.randrange(15000, 32000))
+        with socket.socket() as probe, socket.socket(type=socket.SOCK_DGRAM) as twin, contextlib.suppress(OSError):
+            probe.bind(address)
+            twin.bind(address)
+            twin.detach()  # open, though nobody has it
+            return address[1]
 
 
 def find_binaries() -> pathlib.Path:

@@ -32,6 +32,7 @@ class Supervisor:
         self._watchdog = _watchdog_seconds(environment)
         self._interval = INTERVAL_SECONDS if self._watchdog is None else min(INTERVAL_SECONDS, self._watchdog / 4)
         self._began = False
+        self._knows_ready = False
         self._deaf = False
         self.due = -math.inf if path else math.inf
         """time.monotonic() of when the loop, if it moves, is to call `alive`."""
@@ -41,13 +42,17 @@ class Supervisor:
         lines = [] if self._watchdog is None else ["WATCHDOG=1"]
         if not self._began:
             lines.append(f"EXTEND_TIMEOUT_USEC={EXTENSION_SECONDS * 1_000_000}")
-        self._tell(*lines)
-        self.due = now + self._interval
+        elif not self._knows_ready:
+            lines.append("READY=1")
+        told = self._tell(*lines)
+        self._knows_ready = self._knows_ready or (told and self._began)
+        self.due = math.inf if self._knows_ready and self._watchdog is None else now + self._interval
 
     def streaming(self) -> None:
-        self._tell("READY=1", "STATUS=streaming")
+        told = self._tell("READY=1", "STATUS=streaming")
+        self._knows_ready = self._knows_ready or told
         self._began = True
-        if self._watchdog is None:
+        if self._knows_ready and self._watchdog is None:
             self.due = math.inf
 
     def reconnecting(self) -> None:
@@ -56,9 +61,10 @@ class Supervisor:
     def stopping(self) -> None:
         self._tell("STOPPING=1", "STATUS=delivering what was read")
 
-    def _tell(self, *lines: str) -> None:
+    def _tell(self, *lines: str) -> bool:
+        """Whether the manager has taken it."""
         if not self._address:
-            return
+            return False
         try:
             with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as to:
                 to.settimeout(SEND_SECONDS)
@@ -69,6 +75,7 @@ class Supervisor:
             self._deaf = True
         else:
             self._deaf = False
+        return not self._deaf
 
 
 def _watchdog_seconds(environment: Mapping[str, str]) -> float | None:

@@ -109,7 +109,7 @@ def test_a_stop_with_the_broker_away_gives_up_and_the_rest_comes_after_a_restart
     try:
         database.execute("insert into note select generate_series(1, 100)")
         time.sleep(1)
-        assert first.stop(40) == Exit.UNDELIVERED
+        assert first.stop() == Exit.UNDELIVERED
         assert "come again" in first.stderr
     finally:
         broker.server.resume()
@@ -136,7 +136,7 @@ def test_a_killed_bridge_and_a_killed_broker_lose_nothing(database: Database, br
     time.sleep(1)
     broker.server.restart()
 
-    database.wait_until_confirmed(60)
+    database.wait_until_confirmed()
 
     assert set(ids(broker.contents())) == set(range(4000))
     if isinstance(broker.server, RabbitMQ):

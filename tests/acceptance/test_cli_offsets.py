@@ -79,7 +79,7 @@ def test_a_group_goes_back_to_an_lsn_after_the_bridge_was_killed_in_a_transactio
     second.wait_until_streaming()
     for number in range(50, 70):
         database.execute("insert into note values (%s)", (number,))
-    database.wait_until_confirmed(60)
+    database.wait_until_confirmed()
     second.stop()
     consume(kafka, group, topic)
 
@@ -246,7 +246,7 @@ def test_compaction_leaves_holes(kafka: Kafka, prefix: str) -> None:
         return [each.offset() or 0 for each in kafka.read(topic)]
 
     write(kafka, topic, ["0/10", "0/20", "0/30"])
-    wait_until(lambda: offsets_left()[0] > 2, "the compaction", 60)
+    wait_until(lambda: offsets_left()[0] > 2, "the compaction")
     place = at(kafka, prefix, topic, "0/20")[0].found
     assert place.offset > 2
     assert place.commit_lsn == 0x40
@@ -257,7 +257,7 @@ def test_what_was_deleted_is_told(kafka: Kafka, prefix: str, offsets: Command) -
     write(kafka, topic, ["0/10", "0/20", "0/30", "0/40"])
     admin = kafka.admin
     for deleted in admin.delete_records([TopicPartition(topic, 0, 2)]).values():
-        deleted.result(10)
+        deleted.result()
     done = offsets("--group", a_group(), "--lsn", "0/20")
     assert f"the oldest that is left; events from that LSN on may have been deleted before it: {topic} 0" in done.stdout
     assert "oldest that is left" not in offsets("--group", a_group(), "--lsn", "0/40").stdout

@@ -37,7 +37,7 @@ def allow_group(server: AskingKafka, group: str, *operations: AclOperation) -> N
     for made in admin.create_acls(
         [AclBinding(*of_group, each, AclPermissionType.ALLOW) for each in operations]
     ).values():
-        made.result(10)
+        made.result()
 
 
 def test_the_rights_that_a_login_needs_are_named_one_after_the_other(

@@ -14,7 +14,7 @@ import pytest
 
 from bridge.cluster import free_port
 from tests.command import environment, program
-from tests.servers.waiting import wait_until
+from tests.servers.waiting import PATIENCE, wait_until
 
 TRY_IT_OUT = """
 create table book(id int primary key, title text);
@@ -36,7 +36,7 @@ def worker(dsn: str, tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
     ):
         try:
             with psycopg.connect(dsn, autocommit=True) as connection:
-                wait_until(lambda: connection.execute(query, (slot,)).fetchone() is not None, "streaming", 60)
+                wait_until(lambda: connection.execute(query, (slot,)).fetchone() is not None, "streaming")
             yield process
         finally:
             process.kill()
@@ -72,7 +72,7 @@ def test_the_original_workers_line_prints_the_event_of_the_try_it_out(
 
     # And Ctrl-C ends it with 0, nothing more on stdout, and no row in the logs
     worker.send_signal(signal.SIGINT)
-    assert worker.wait(30) == 0
+    assert worker.wait(PATIENCE) == 0
     assert worker.stdout.read() == ""
     log = (tmp_path / "log").read_text()
     assert "streaming" in log
@@ -122,7 +122,7 @@ def test_a_signal_before_streaming_ends_it_with_0(database: Any, tmp_path: Path)
     waiting = "select pid from pg_stat_activity where datname = %s and wait_event_type = 'Lock'"
     with subprocess.Popen(line, stderr=subprocess.PIPE, text=True, env=environment()) as process:
         try:
-            wait_until(lambda: database.execute(waiting, (database.name,)), "waiting for the lock", 30)
+            wait_until(lambda: database.execute(waiting, (database.name,)), "waiting for the lock")
 
             # When it is told to end
             process.terminate()

@@ -15,7 +15,7 @@ from tests.command import Done, environment, program
 from tests.servers.kafka import Kafka
 from tests.servers.postgres import Database
 from tests.servers.rabbitmq import RabbitMQ
-from tests.servers.waiting import wait_until
+from tests.servers.waiting import PATIENCE, wait_until
 
 Command = Callable[..., Done]
 ConfigFile = Callable[[str], str]
@@ -57,7 +57,7 @@ class Tail:
     def interrupt(self) -> int:
         """Ctrl-C; the exit status."""
         self.process.send_signal(signal.SIGINT)
-        return self.process.wait(20)
+        return self.process.wait(PATIENCE)
 
 
 @pytest.fixture
@@ -71,7 +71,7 @@ def tail(tmp_path: pathlib.Path) -> Iterator[Callable[..., Tail]]:
     yield start
     for each in started:
         each.process.kill()
-        each.process.wait(10)
+        each.process.wait(PATIENCE)
 
 
 def value(number: int, table: str = "book", subscription: str = ALICE) -> bytes:
@@ -211,8 +211,8 @@ def test_a_topic_that_is_deleted_meanwhile(
     running = tail("--config", config_file(config(kafka, prefix)))
     running.wait_for('{"id":1}')
     admin = kafka.admin
-    admin.delete_topics([topic])[topic].result(10)
-    assert running.process.wait(30) == Exit.SINK_REFUSED
+    admin.delete_topics([topic])[topic].result()
+    assert running.process.wait(PATIENCE) == Exit.SINK_REFUSED
     assert topic in running.stderr
 
 
@@ -341,11 +341,11 @@ def test_a_bridge_that_prints_is_read_by_a_pipe(
         (line,) = looking.wait_for('INSERT public.note - 1 subscription as - {"id":1}')
         assert line[:4].isdigit()
         run.send_signal(signal.SIGTERM)
-        assert run.wait(20) == Exit.OK
-        assert looking.process.wait(20) == Exit.OK  # with the end of its input
+        assert run.wait(PATIENCE) == Exit.OK
+        assert looking.process.wait(PATIENCE) == Exit.OK  # with the end of its input
     finally:
         run.kill()
-        run.wait(10)
+        run.wait(PATIENCE)
 
 
 def test_standard_input_needs_no_file_and_has_no_past(walrus_bridge: Command, config_file: ConfigFile) -> None:

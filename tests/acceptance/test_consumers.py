@@ -105,8 +105,8 @@ def test_the_copy_of_kafka_s_example_is_right_though_all_are_killed(
             kafka.kill()
             consumer.keep()
             kafka.restart()
-            wait_until(lambda: leads(kafka, topic), "the topic's partitions after a restart", 60)
-    database.wait_until_confirmed(60)
+            wait_until(lambda: leads(kafka, topic), "the topic's partitions after a restart")
+    database.wait_until_confirmed()
     assert running.stop() == Exit.OK
 
     # The topic has events of some changes twice
@@ -166,7 +166,7 @@ def test_the_journal_of_rabbitmq_s_example_has_each_event_once_though_all_are_ki
             rabbitmq.kill()
             consumer.keep()
             rabbitmq.restart()
-    database.wait_until_confirmed(60)
+    database.wait_until_confirmed()
     assert running.stop() == Exit.OK
 
     wait_for_empty = lambda: f"{prefix}books\t0" in rabbitmq.control("list_queues", "-q", "name", "messages")  # noqa: E731
@@ -211,7 +211,7 @@ def test_the_inboxes_of_the_java_example_have_each_event_once_for_each_subscribe
         running.wait_until_streaming()
         consumer.wait_for(lambda done=done: ends(kafka, inboxes) > done, "something in the inboxes")
         consumer.kill()
-    database.wait_until_confirmed(60)
+    database.wait_until_confirmed()
     assert running.stop() == Exit.OK
 
     count = ROUNDS * 1000

@@ -52,7 +52,7 @@ def test_each_panel_has_something_to_show(
             return [title for title, _, text in asked if not prometheus.now(text)]
 
         try:
-            wait_until(lambda: not empty(), "something in each panel", 30)
+            wait_until(lambda: not empty(), "something in each panel")
         except AssertionError as error:
             raise AssertionError(f"{error}: nothing in {empty()}") from None
         names = {

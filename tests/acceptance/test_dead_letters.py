@@ -28,7 +28,7 @@ from tests.acceptance.replaying import keep_from_here
 from tests.servers.kafka import Kafka
 from tests.servers.postgres import Database
 from tests.servers.rabbitmq import RabbitMQ
-from tests.servers.waiting import wait_until
+from tests.servers.waiting import PATIENCE, wait_until
 
 ALICE, BOB = "a11ce000-0000-4000-8000-000000000001", "b0b00000-0000-4000-8000-000000000002"
 
@@ -336,7 +336,7 @@ def test_ctrl_c_while_a_policy_is_asked_ends_it_and_loses_nothing(
         retrying.send_signal(signal.SIGINT)
         assert retrying.stderr is not None
         assert retrying.stderr.read().strip() == "walrus-bridge: ended before it was done"
-        assert retrying.wait(10) == 130
+        assert retrying.wait(PATIENCE) == 130
     assert world.letters() == before
 
 
@@ -368,7 +368,7 @@ def limit(kafka: Kafka, topic: str, size: int) -> None:
     resource = ConfigResource(ConfigResource.Type.TOPIC, topic, incremental_configs=[entry])
     admin = kafka.admin
     for future in admin.incremental_alter_configs([resource]).values():
-        future.result(10)
+        future.result()
     producer = Producer({"bootstrap.servers": kafka.servers})
 
     def is_taken() -> bool:
@@ -766,9 +766,9 @@ def test_the_topic_of_dead_letters_is_compacted_and_check_warns_of_one_that_is_n
 
     admin = kafka.admin
     for future in admin.delete_topics([f"{prefix}dead-letter"]).values():
-        future.result(10)
+        future.result()
     wait_until(lambda: f"{prefix}dead-letter" not in kafka.topics(), "the topic's end")
-    admin.create_topics([NewTopic(f"{prefix}dead-letter", 1, 1)])[f"{prefix}dead-letter"].result(10)
+    admin.create_topics([NewTopic(f"{prefix}dead-letter", 1, 1)])[f"{prefix}dead-letter"].result()
     told = run("check", "--config", "retry.yaml").stdout
     assert f"warning  sink.kafka                 topic {prefix}dead-letter has cleanup.policy=delete" in told
     assert "--add-config cleanup.policy=compact" in told
@@ -777,7 +777,7 @@ def test_the_topic_of_dead_letters_is_compacted_and_check_warns_of_one_that_is_n
 def policy_of(kafka: Kafka, topic: str) -> str:
     resource = ConfigResource(ConfigResource.Type.TOPIC, topic)
     admin = kafka.admin
-    found = admin.describe_configs([resource])[resource].result(10)
+    found = admin.describe_configs([resource])[resource].result()
     return str(found["cleanup.policy"].value)
 
 

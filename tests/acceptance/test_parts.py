@@ -192,7 +192,7 @@ def test_where_kafka_s_limit_is_not_known_it_is_found_by_halving(
     lowered = ConfigEntry("max.message.bytes", "20000", incremental_operation=AlterConfigOpType.SET)
     resource = ConfigResource(ConfigResource.Type.TOPIC, topic, incremental_configs=[lowered])
     admin = kafka.admin
-    admin.incremental_alter_configs([resource])[resource].result(10)
+    admin.incremental_alter_configs([resource])[resource].result()
 
     database.execute("insert into book values (1, 'a')")
     database.wait_until_confirmed()

@@ -26,7 +26,7 @@ def config(kafka: Kafka, prefix: str, **client: Any) -> str:
 def make(kafka: Kafka, topic: str, partitions: int = 1, **settings: str) -> str:
     new = NewTopic(topic, partitions, 1, config={name.replace("_", "."): value for name, value in settings.items()})
     admin = kafka.admin
-    admin.create_topics([new])[topic].result(10)
+    admin.create_topics([new])[topic].result()
     return topic
 
 

@@ -10,6 +10,7 @@ from bridge.change import INSERT
 from bridge.checkpoint import Checkpoint
 from bridge.event import Event
 from bridge.sinks.base import Rejection, Sink
+from tests.servers.waiting import PATIENCE
 
 TABLE = ("public", "book")
 
@@ -43,7 +44,7 @@ class Driver:
     def in_flight(self) -> int:
         return self.checkpoint.in_flight_events
 
-    def send(self, *events: Event, seconds: float = 20.0) -> None:
+    def send(self, *events: Event, seconds: float = PATIENCE) -> None:
         """Each event is taken, however often the sink says that it is full."""
         end = time.monotonic() + seconds
         for event in events:
@@ -69,7 +70,7 @@ class Driver:
         while (left := end - time.monotonic()) > 0:
             self.poll(min(left, 0.05))
 
-    def poll_until(self, condition: Callable[[], object], what: str, seconds: float = 20.0) -> None:
+    def poll_until(self, condition: Callable[[], object], what: str, seconds: float = PATIENCE) -> None:
         end = time.monotonic() + seconds
         while not condition():
             assert time.monotonic() < end, f"{what}: not within {seconds} s"
@@ -82,5 +83,5 @@ class Driver:
         if rejection in self.rejections:
             self.rejections.remove(rejection)
 
-    def drain(self, seconds: float = 20.0) -> None:
+    def drain(self, seconds: float = PATIENCE) -> None:
         self.poll_until(lambda: self.in_flight == len(self.rejections), "all acknowledged", seconds)

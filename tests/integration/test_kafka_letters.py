@@ -18,7 +18,7 @@ class Topic:
         self.name = f"{prefix}dead-letter"
         self.config = KafkaConfig(prefix=prefix, client={"bootstrap.servers": kafka.servers})
         admin = kafka.admin
-        admin.create_topics([NewTopic(self.name, 1, 1, config={"cleanup.policy": "compact"})])[self.name].result(10)
+        admin.create_topics([NewTopic(self.name, 1, 1, config={"cleanup.policy": "compact"})])[self.name].result()
         self._producer = Producer({"bootstrap.servers": kafka.servers, "partitioner": "murmur2_random"})
 
     def put(self, key: str, value: bytes | None) -> None:
@@ -83,7 +83,7 @@ def test_a_letter_goes_though_the_topic_has_more_partitions_now(topic: Topic, le
     for key in keys:
         topic.put(key, b"1")
     admin = topic.kafka.admin
-    admin.create_partitions([NewPartitions(topic.name, 7)])[topic.name].result(10)
+    admin.create_partitions([NewPartitions(topic.name, 7)])[topic.name].result()
     wait_until(lambda: topic.kafka.topics()[topic.name] == 7, "the partitions")
     assert letters.settle([(each, None) for each in letters.read()]) == []
     assert topic.values() == set()

@@ -45,7 +45,7 @@ def ids(messages: list[Message]) -> list[str]:
 
 def make_topic(kafka: Kafka, name: str, **settings: str) -> None:
     admin = kafka.admin  # kept until it has answered
-    admin.create_topics([NewTopic(name, 1, 1, config=settings)])[name].result(10)
+    admin.create_topics([NewTopic(name, 1, 1, config=settings)])[name].result()
 
 
 # -- what arrives -------------------------------------------------------------------------------------------------
@@ -197,7 +197,7 @@ def test_partitions_added_in_mid_stream_are_used_and_nothing_is_lost(kafka: Kafk
     )
     driver.send(*(an_event(number) for number in range(1000)))
     admin = kafka.admin  # kept until it has answered
-    admin.create_partitions([NewPartitions(topic, 4)])[topic].result(10)
+    admin.create_partitions([NewPartitions(topic, 4)])[topic].result()
 
     sent = 1000
     end = time.monotonic() + 20
@@ -216,7 +216,7 @@ def test_a_topic_deleted_in_mid_stream_stops_the_bridge(kafka: Kafka, prefix: st
     driver.drain()
 
     admin = kafka.admin  # kept until it has answered
-    admin.delete_topics([f"{prefix}public.book"])[f"{prefix}public.book"].result(10)
+    admin.delete_topics([f"{prefix}public.book"])[f"{prefix}public.book"].result()
 
     driver.send(an_event(2))
     with pytest.raises(SinkRefused, match=f"topic {prefix}public.book is not there any more"):
@@ -255,7 +255,7 @@ def test_nothing_is_lost_repeated_or_reordered_when_the_broker_dies(kafka: Kafka
     finally:
         kafka.restart()
 
-    driver.drain(40)
+    driver.drain()
 
     assert ids(kafka.read(f"{prefix}public.book")) == [an_event(number).id for number in range(2000)]
 

@@ -70,11 +70,11 @@ def test_a_node_that_dies_while_events_flow_loses_repeats_and_reorders_nothing(
     victim = random.choice(whole.nodes)
     victim.kill()
     driver.send(*(of_key(number % 50, number) for number in range(2000, 4000)))
-    driver.drain(40)
+    driver.drain()
 
     victim.launch()
     driver.send(*(of_key(number % 50, number) for number in range(4000, 6000)))
-    driver.drain(40)
+    driver.drain()
     whole.wait_for(3)
 
     assert numbers_by_key(whole.nodes[0].read(f"{prefix}public.book")) == sent_by_key(50, range(6000))
@@ -94,7 +94,7 @@ def test_with_two_of_three_dead_nothing_is_acknowledged_until_one_is_back(
     assert driver.in_flight == 100
 
     whole.nodes[0].launch()
-    driver.drain(60)
+    driver.drain()
     assert numbers_by_key(whole.nodes[0].read(f"{prefix}public.book")) == sent_by_key(50, range(200))
 
 
@@ -104,7 +104,7 @@ def test_too_few_replicas_in_sync_acknowledge_nothing_and_it_is_said(
     admin = whole.admin
     for name in ("public.book", "dead-letter"):
         new = NewTopic(f"{prefix}{name}", 1, 3, config={"min.insync.replicas": "3"})
-        admin.create_topics([new])[new.topic].result(10)
+        admin.create_topics([new])[new.topic].result()
     driver = opened()
     driver.send(*(of_key(0, number) for number in range(100)))
     driver.drain()
@@ -120,7 +120,7 @@ def test_too_few_replicas_in_sync_acknowledge_nothing_and_it_is_said(
         assert len(said(lines)) == 1, "once in a while"
 
         whole.nodes[2].launch()
-        driver.drain(60)
+        driver.drain()
         driver.poll_until(lambda: "kafka has the replicas again" in str(lines), "that they are back")
     assert numbers_by_key(whole.nodes[0].read(f"{prefix}public.book")) == sent_by_key(1, range(200))
 

@@ -217,7 +217,7 @@ def test_an_event_larger_than_the_topic_takes_is_rejected_and_the_group_waits_fo
 ) -> None:
     admin = kafka.admin
     name = f"{prefix}public.book"
-    admin.create_topics([NewTopic(name, 1, 1, config={"max.message.bytes": "5000"})])[name].result(10)
+    admin.create_topics([NewTopic(name, 1, 1, config={"max.message.bytes": "5000"})])[name].result()
     driver = opened()
 
     driver.send(an_event(1), an_event(2, value=b'"%s"' % (b"x" * 9000)))
@@ -282,7 +282,7 @@ def test_the_parts_of_an_event_are_in_one_transaction(kafka: Kafka, prefix: str,
 def test_a_position_topic_that_would_forget_is_refused(kafka: Kafka, prefix: str, opened: Opener) -> None:
     name = f"{prefix}position-books"
     admin = kafka.admin  # kept until it has answered
-    admin.create_topics([NewTopic(name, 1, 1, config={"cleanup.policy": "delete"})])[name].result(10)
+    admin.create_topics([NewTopic(name, 1, 1, config={"cleanup.policy": "delete"})])[name].result()
     with pytest.raises(SinkRefused, match=r"is not compacted.*What to do"):
         opened()
 

@@ -68,7 +68,7 @@ class AskingKafka(Kafka):
         ]
         admin = self.admin
         for future in admin.create_acls(acls).values():
-            future.result(10)
+            future.result()
 
     def revoke(self, topic: str, *operations: AclOperation) -> None:
         filters = [
@@ -85,7 +85,7 @@ class AskingKafka(Kafka):
         ]
         admin = self.admin
         for future in admin.delete_acls(filters).values():
-            assert future.result(10), "there was one"
+            assert future.result(), "there was one"
 
 
 @pytest.fixture(scope="module")
@@ -146,7 +146,7 @@ def test_a_login_that_may_not_see_that_a_topic_is_compacted_is_told(asking: Aski
     topics = [NewTopic(f"{prefix}dead-letter", 1, 1), NewTopic(f"{prefix}public.book", 1, 1, config=COMPACTED)]
     admin = asking.admin
     for future in admin.create_topics(topics).values():
-        future.result(10)
+        future.result()
     asking.allow(prefix, AclOperation.DESCRIBE, AclOperation.WRITE)
     driven = driver(asking, prefix, create=False)
     driven.sink.open([TABLE])
@@ -165,7 +165,7 @@ def test_a_login_that_may_not_write_is_told_when_it_does(asking: AskingKafka, pr
     for future in admin.create_topics(
         [NewTopic(f"{prefix}{name}", 1, 1) for name in ("public.book", "dead-letter")]
     ).values():
-        future.result(10)
+        future.result()
     asking.allow(prefix, AclOperation.DESCRIBE)
     made = driver(asking, prefix, create=False)
     wait_until(lambda: set(asking.topics()) >= {f"{prefix}public.book", f"{prefix}dead-letter"}, "topics")

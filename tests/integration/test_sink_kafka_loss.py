@@ -52,7 +52,7 @@ def opened(broker: Kafka, prefix: str) -> Iterator[Opener]:
 
 def delete_topic(broker: Kafka, name: str) -> None:
     admin = broker.admin
-    admin.delete_topics([name])[name].result(10)
+    admin.delete_topics([name])[name].result()
 
 
 def test_a_broker_that_comes_back_empty_stops_the_bridge(broker: Kafka, opened: Opener) -> None:
@@ -75,7 +75,7 @@ def test_a_broker_that_comes_back_empty_under_its_old_id_stops_the_bridge(
 ) -> None:
     """As where a container's volume is lost, and its cluster id is in its settings."""
     admin = broker.admin  # kept until it has answered
-    old = admin.describe_cluster().result(10).cluster_id
+    old = admin.describe_cluster().result().cluster_id
     driver = opened()
     driver.send(an_event(1))
     driver.drain()

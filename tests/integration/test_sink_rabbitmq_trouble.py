@@ -63,8 +63,8 @@ def test_nothing_is_lost_when_the_broker_dies(rabbitmq: RabbitMQ, reader: Reader
     finally:
         rabbitmq.restart()
 
-    driver.send(*(an_event(number) for number in range(1000, 1500)), seconds=40)
-    driver.drain(40)
+    driver.send(*(an_event(number) for number in range(1000, 1500)))
+    driver.drain()
 
     reader.reconnect()
     arrived = reader.ids()

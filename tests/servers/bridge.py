@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from tests.servers.waiting import wait_until
+from tests.servers.waiting import PATIENCE, wait_until
 
 
 class BridgeProcess:
@@ -91,11 +91,11 @@ class BridgeProcess:
         lines = (line for line in self.stderr.split("\n") if line.startswith('{"dead_letter":'))
         return [json.loads(line)["dead_letter"] for line in lines]
 
-    def wait_for_events(self, count: int, seconds: float = 30.0) -> list[dict[str, Any]]:
+    def wait_for_events(self, count: int, seconds: float = PATIENCE) -> list[dict[str, Any]]:
         self.wait_for(lambda: len(self.events) >= count, f"{count} events", seconds)
         return self.events
 
-    def wait_for(self, condition: Any, what: str, seconds: float = 30.0) -> Any:
+    def wait_for(self, condition: Any, what: str, seconds: float = PATIENCE) -> Any:
         """Wait, and say what the bridge said last where it has ended or the time is up."""
 
         def found() -> Any:
@@ -113,22 +113,22 @@ class BridgeProcess:
         """It says so at its start, and again whenever it has lost its connection and found it."""
         self.wait_for(lambda: self.stderr.count("] streaming ") >= times, "streaming")
 
-    def stop(self, seconds: float = 30.0) -> int:
+    def stop(self, seconds: float = PATIENCE) -> int:
         """SIGTERM; the exit status."""
         self.process.send_signal(signal.SIGTERM)
         return self.wait(seconds)
 
-    def wait(self, seconds: float = 30.0) -> int:
+    def wait(self, seconds: float = PATIENCE) -> int:
         try:
             status = self.process.wait(seconds)
         except subprocess.TimeoutExpired:
             raise AssertionError(f"the bridge does not end\n{self.stderr[-3000:]}") from None
-        self._reader.join(10)
+        self._reader.join(PATIENCE)
         return status
 
     def kill(self) -> None:
         """As a power cut would."""
         if self.process.poll() is None:
             os.killpg(self.process.pid, signal.SIGKILL)
-        self.process.wait(10)
-        self._reader.join(10)
+        self.process.wait(PATIENCE)
+        self._reader.join(PATIENCE)

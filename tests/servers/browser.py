@@ -99,6 +99,6 @@ class Browser:
     def close(self) -> None:
         if self.process.poll() is None:
             os.killpg(self.process.pid, 9)
-        self.process.wait(10)
+        self.process.wait(SECONDS)
         os.close(self._answers)
         os.close(self._questions)

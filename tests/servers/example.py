@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from tests.servers.kafka import JARS
-from tests.servers.waiting import wait_until
+from tests.servers.waiting import PATIENCE, wait_until
 
 EXAMPLES = pathlib.Path(__file__).parents[2] / "docs" / "examples"
 
@@ -34,7 +34,7 @@ class Program:
     def kill(self) -> None:
         if self._process is not None:
             self._process.kill()
-            self._process.wait(10)
+            self._process.wait(PATIENCE)
 
     def wait_for(self, condition: Callable[[], Any], what: str) -> None:
         """Running meanwhile, as a supervisor would have it."""
@@ -44,7 +44,7 @@ class Program:
             return condition()
 
         try:
-            wait_until(found, what, 60)
+            wait_until(found, what)
         except AssertionError as error:
             raise AssertionError(f"{error}\n{self.log.read_text()[-3000:]}") from None
 

@@ -103,7 +103,7 @@ class Kafka(Server):
 
     def wait(self) -> None:
         """Until it answers."""
-        wait_until(self._answers, "Kafka's start", 60)
+        wait_until(self._answers, "Kafka's start")
 
     def restart(self) -> None:
         """After `kill`: on the same port, with its data."""
@@ -113,7 +113,7 @@ class Kafka(Server):
         """Until it answers again: a controller that was frozen for long first takes its broker for dead."""
         super().resume()
         if not self.has_ended:
-            wait_until(self._answers, "Kafka's answer after a pause", 60)
+            wait_until(self._answers, "Kafka's answer after a pause")
 
     @property
     def admin(self) -> AdminClient:

@@ -11,7 +11,7 @@ import psycopg
 from psycopg import sql
 
 from bridge.cluster import Cluster
-from tests.servers.waiting import wait_until
+from tests.servers.waiting import PATIENCE, wait_until
 
 # What a database of Supabase has besides.
 SUPABASE = """
@@ -87,7 +87,7 @@ class Database:
         query = "select confirmed_flush_lsn > %s::pg_lsn from pg_replication_slots where slot_name = %s"
         return self.execute(query, (position, self.slot)) == [(True,)]
 
-    def wait_until_confirmed(self, seconds: float = 30.0) -> None:
+    def wait_until_confirmed(self, seconds: float = PATIENCE) -> None:
         """Until the bridge has confirmed all that is in the WAL now."""
         (lsn,) = self.execute("select pg_current_wal_lsn()")[0]
         query = "select confirmed_flush_lsn >= %s::pg_lsn from pg_replication_slots where slot_name = %s"

@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Protocol, TypeVar
 
-from tests.servers.waiting import wait_until
+from tests.servers.waiting import PATIENCE, wait_until
 
 
 class Server:
@@ -44,7 +44,7 @@ class Server:
         """Freeze it: connections stay, nothing is answered. Its threads stop one by one, so this waits for the last:
         a thread that still runs may well answer."""
         self._signal(signal.SIGSTOP)
-        wait_until(lambda: not self._running_threads(), f"{self._name}'s standing still", 10)
+        wait_until(lambda: not self._running_threads(), f"{self._name}'s standing still")
 
     def resume(self) -> None:
         self._signal(signal.SIGCONT)
@@ -53,7 +53,7 @@ class Server:
         """As a power cut would."""
         self._signal(signal.SIGKILL)
         if self._process is not None:
-            self._process.wait(30)
+            self._process.wait(PATIENCE)
 
     def end(self) -> None:
         """With all that belongs to it."""

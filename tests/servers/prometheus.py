@@ -38,7 +38,7 @@ class Prometheus(Server):
         home, address = self.home, f"127.0.0.1:{self.port}"
         files = [f"--config.file={home}/prometheus.yml", f"--storage.tsdb.path={home}/data"]
         self._launch([self._program, *files, f"--web.listen-address={address}", "--log.level=warn"], {})
-        wait_until(self._answers, "Prometheus' start", 30)
+        wait_until(self._answers, "Prometheus' start")
 
     def now(self, query: str) -> list[dict[str, Any]]:
         """The samples of an instant query: `metric`, and `value` as (time, text)."""

@@ -9,6 +9,7 @@ from collections.abc import Coroutine
 from typing import Any
 
 from bridge.cluster import free_port
+from tests.servers.waiting import PATIENCE
 
 _RESET = struct.pack("ii", 1, 0)
 """SO_LINGER of no time: closing sends RST, and what was not sent is dropped."""
@@ -43,11 +44,11 @@ class Proxy:
         self._server.close()
         self._do(self._cut())
         self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join(10)
+        self._thread.join(PATIENCE)
         self._loop.close()
 
     def _do(self, work: Coroutine[Any, Any, Any]) -> Any:
-        return asyncio.run_coroutine_threadsafe(work, self._loop).result(10)
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result(PATIENCE)
 
     async def _cut(self) -> int:
         writers, self._writers = self._writers, set()

@@ -57,7 +57,7 @@ class RabbitMQ(Server):
                 start_new_session=True,
             )
         self._launch([str(BINARIES / "rabbitmq-server")], self.environment)
-        wait_until(self._answers, "RabbitMQ's start", 60)
+        wait_until(self._answers, "RabbitMQ's start")
 
     def restart(self) -> None:
         """After `kill`: on the same port, with its data."""

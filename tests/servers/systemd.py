@@ -7,7 +7,7 @@ import subprocess
 import sys
 import uuid
 
-from tests.servers.waiting import wait_until
+from tests.servers.waiting import PATIENCE, wait_until
 
 SCRIPT = pathlib.Path(__file__).with_name("systemd.sh")
 CHECKOUT = SCRIPT.parents[2]
@@ -106,7 +106,7 @@ class Systemd:
         path = self.folder / name
         return path.read_text() if path.exists() else ""
 
-    def wait_for(self, state: str, seconds: float = 60.0) -> None:
+    def wait_for(self, state: str, seconds: float = PATIENCE) -> None:
         ends = {state, "failed"}
         try:
             found = wait_until(lambda: ends & {self.show("ActiveState")}, f"{self.name} is {state}", seconds)
@@ -118,7 +118,7 @@ class Systemd:
     def end(self) -> None:
         """All of it: what ends with its process 1."""
         self._process.kill()
-        self._process.wait(30)
+        self._process.wait(PATIENCE)
         groups = [self._group, *(path for path in self._group.rglob("*") if path.is_dir())]
         for group in sorted(groups, reverse=True):
             wait_until(lambda group=group: _removed(group), f"{group} is empty")

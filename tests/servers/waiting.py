@@ -8,8 +8,12 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
+PATIENCE = 90.0
+"""How long a test waits for what must come, in seconds: the bridge's longest pause between two attempts, and as long again
+and more for a machine that is busy."""
 
-def wait_until(condition: Callable[[], T], what: str, seconds: float = 30.0) -> T:
+
+def wait_until(condition: Callable[[], T], what: str, seconds: float = PATIENCE) -> T:
     """The condition's first true value. AssertionError naming `what` when there is none in time."""
     end = time.monotonic() + seconds
     while not (found := condition()):

@@ -147,7 +147,7 @@ class KafkaInboxes:
         command = compiled("KafkaInboxes", home / "classes")
         self.program = Program(home / "log", *command, servers, self._topic, self._inboxes)
         admin = nodes[0].admin
-        admin.create_topics([NewTopic(self._inboxes, 3)])[self._inboxes].result(30)
+        admin.create_topics([NewTopic(self._inboxes, 3)])[self._inboxes].result()
 
     def is_ready(self) -> bool:
         return True

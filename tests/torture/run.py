@@ -128,7 +128,7 @@ class Torture:
         with self._connect() as connection:
             query = "select confirmed_flush_lsn from pg_replication_slots where slot_name = %s"
             before = connection.execute(query, (SLOT,)).fetchone()
-            wait_until(lambda: connection.execute(query, (SLOT,)).fetchone() != before, "a moved slot", 30)
+            wait_until(lambda: connection.execute(query, (SLOT,)).fetchone() != before, "a moved slot")
 
     def verdict(self) -> Report:
         """Stop the sessions, let the bridge catch up, and compare."""
@@ -177,7 +177,7 @@ class Torture:
         self._start_bridge()
 
     def stop_bridge(self) -> None:
-        status = self.bridge.stop(40)
+        status = self.bridge.stop()
         # A process that has only just been started does not know of the signal yet.
         assert status in PASSING | {Exit.OK, -signal.SIGTERM}, self._last_words(status)
         self._start_bridge()

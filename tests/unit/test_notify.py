@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from bridge import notify
 from bridge.notify import INTERVAL_SECONDS, Supervisor
 
 
@@ -98,3 +99,23 @@ def test_a_manager_that_does_not_listen_is_warned_of_once(tmp_path: Path, capsys
 
     said = "".join(capsys.readouterr())
     assert said.count("the service manager cannot be told") == 1
+
+
+def test_a_manager_that_was_too_slow_for_it_is_told_again_that_it_streams(
+    manager: socket.socket, told: Callable[[], list[list[str]]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(notify, "SEND_SECONDS", 0.05)
+    supervisor = Supervisor(environment(manager))
+    with pytest.raises(BlockingIOError):  # one after the other, for a sender has a limit of its own
+        while True:
+            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as other:
+                other.setblocking(False)
+                other.sendto(b"full", manager.getsockname())
+
+    supervisor.streaming()
+    assert ["READY=1", "STATUS=streaming"] not in told()
+    assert supervisor.due < math.inf
+    supervisor.alive(100.0)
+
+    assert told() == [["READY=1"]]
+    assert supervisor.due == math.inf
