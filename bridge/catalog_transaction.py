@@ -22,6 +22,7 @@ class CatalogTransaction:
         self._connection = connection
         self.snapshot = ""
         """As pg_current_snapshot() tells it."""
+        self._is_open = False
         self._exported: str | None = None
         self._asked: dict[str, Parameters] = {}
         """What this transaction has asked, by query, and the next one will."""
@@ -30,8 +31,10 @@ class CatalogTransaction:
 
     def begin(self, certain: Mapping[str, Parameters] | None = None) -> Snapshot:
         """`certain`: questions that will come."""
+        self.end()
         expected = {**self._asked, **(certain or {})}
         self._asked = {}
+        self._is_open = True
         with self._connection.pipeline():
             self._connection.execute("begin isolation level repeatable read, read only")
             cursor = self._connection.execute("select pg_current_snapshot()::text")
@@ -54,9 +57,12 @@ class CatalogTransaction:
         return self._exported
 
     def end(self) -> None:
-        self._exported = None
-        self._ahead = {}
-        self._connection.execute("rollback")
+        """Where one is open."""
+        if self._is_open:
+            self._is_open = False
+            self._exported = None
+            self._ahead = {}
+            self._connection.execute("rollback")
 
     def ask(self, query: str, **parameters: Any) -> Rows:
         """What one batch asks in the same words as the next."""

@@ -94,7 +94,7 @@ class Judging:
         """What the open transaction did to realtime.subscription; takes effect at its commit."""
 
     def process(self, messages: Sequence[Message]) -> Iterator[Output]:
-        """Events and commits in the order of the stream, each event written when it is asked for.
+        """Events and commits in the order of the stream, each event written when it is asked for. Then `rest`.
 
         Raises SourceUnreachable when a connection is lost (reconnect, and stream from the confirmed LSN again), and
         PoisonError where `on_failure: stop` meets a change that can never succeed.
@@ -132,8 +132,17 @@ class Judging:
         steps = self._match(messages, lookups, updates)
         candidates = [step for step in steps if isinstance(step, Candidate)]
         decided = self._asked(begin, lambda: self._decide(candidates)) if candidates else []
-        self._catalog.end()
+        if not self._follow:
+            self._catalog.end()  # nobody waits for a replay
         return steps, decided
+
+    def rest(self) -> None:
+        """End the transaction in which was judged: before the loop waits for anything, and once the events are on their way,
+        for it is one more way to the server. Raises SourceUnreachable."""
+        try:
+            self._catalog.end()
+        except psycopg.Error as error:
+            raise translate(error, "judging changes") from error
 
     def _adapt(self, decided: Sequence[Decided], judged: int) -> None:
         """As many messages at a time as have no more subscribers, all together, than memory has room for."""

@@ -225,6 +225,7 @@ class Pipeline:
 
     def _look_ahead(self, session: Session) -> None:
         """What is due between batches: the guard's ceiling, the heartbeat, and a look at how far the server is."""
+        session.judging.rest()
         now = time.monotonic()
         if session.guard.needs_raising(self._checkpoint.confirmed):
             session.guard.raise_ceiling(self._checkpoint.confirmed)

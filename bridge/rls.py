@@ -64,6 +64,11 @@ class Answer(msgspec.Struct, frozen=True):
 
 
 Cursor = psycopg.Cursor[tuple[Any, ...]]
+Asked = tuple[Cursor, Cursor, Cursor]
+"""Where the answers are: that role and claims were taken, which lines are shown, and how the session stood after that."""
+
+FEW_LINES = 8
+"""So few lines may be judged in vain."""
 
 BEGIN_JUDGING = "begin isolation level repeatable read, read only"
 CURRENT_SNAPSHOT = "select pg_current_snapshot()::text"
@@ -179,11 +184,13 @@ class Judge:
 
     def _run(self, questions: Sequence[Question]) -> list[frozenset[int]]:
         connection = self._connection
+        few = sum(len(question.lines) for question in questions) <= FEW_LINES
         try:
-            begin_judging(connection, self._catalog)
-            with connection.pipeline():
-                connection.execute(SET_LIMITS)
-                asked = [self._send(question) for question in questions]
+            asked = self._asked_at_once(questions) if few else None
+            if asked is None:
+                begin_judging(connection, self._catalog)
+                with connection.pipeline():
+                    asked = self._send_all(questions)
             answers = []
             for question, (taken, cursor, after) in zip(questions, asked, strict=True):
                 taken.fetchone()
@@ -191,12 +198,40 @@ class Judge:
                 verify(question.role, question.claims, after.fetchone())
                 answers.append(shown)
             return answers
-        finally:
-            # What a policy may have set for the session goes with the transaction too.
-            if not connection.closed:
-                connection.execute("rollback")
+        except (psycopg.Error, Outdated):
+            self._roll_back()
+            raise
 
-    def _send(self, question: Question) -> tuple[Cursor, Cursor, Cursor]:
+    def _asked_at_once(self, questions: Sequence[Question]) -> list[Asked] | None:
+        """Along with whether a new snapshot is the catalog's, which saves a way to the server; None: it is another."""
+        connection, seen = self._connection, None
+        try:
+            with connection.pipeline():
+                connection.execute(BEGIN_JUDGING)
+                seen = connection.execute(CURRENT_SNAPSHOT)
+                asked = self._send_all(questions)
+        except psycopg.Error:
+            if self._is_the_catalogs(seen):
+                raise
+            self._roll_back()
+            return None
+        return asked if self._is_the_catalogs(seen) else None
+
+    def _is_the_catalogs(self, seen: Cursor | None) -> bool:
+        return seen is not None and seen.description is not None and seen.fetchone() == (self._catalog.snapshot,)
+
+    def _roll_back(self) -> None:
+        if not self._connection.closed:
+            self._connection.execute("rollback")
+
+    def _send_all(self, questions: Sequence[Question]) -> list[Asked]:
+        """And the transaction's end, with which goes what a policy may have set for the session."""
+        self._connection.execute(SET_LIMITS)
+        asked = [self._send(question) for question in questions]
+        self._connection.execute("rollback")
+        return asked
+
+    def _send(self, question: Question) -> Asked:
         taken = self._connection.execute(
             "select set_config('role', %s, true), set_config('request.jwt.claims', %s, true)",
             (question.role, question.claims),

@@ -35,7 +35,9 @@ class Stages:
         self.subscriptions = subscriptions
 
     def events(self, messages: Sequence[Message]) -> list[Event]:
-        return [output for output in self._judging.process(messages) if isinstance(output, Event)]
+        events = [output for output in self._judging.process(messages) if isinstance(output, Event)]
+        self._judging.rest()
+        return events
 
 
 @contextlib.contextmanager

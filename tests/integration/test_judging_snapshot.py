@@ -5,7 +5,7 @@ from contextlib import closing
 import pytest
 
 from bridge.catalog import SETTINGS, Catalog
-from bridge.rls import Judge, Outdated, Question
+from bridge.rls import FEW_LINES, Judge, Outdated, Question
 from bridge.sql import connect
 from bridge.table import Column, JsonKind, Policy, Table
 from bridge.tally import Tally
@@ -14,12 +14,14 @@ from tests.servers.postgres import Database
 pytestmark = pytest.mark.versions
 
 
-def question(database: Database, policy: str) -> Question:
+def question(database: Database, policy: str, count: int = 2) -> Question:
+    """Whether the rows 1 to `count` are shown."""
     database.execute("create table note (id int primary key); grant select on note to anon")
     ((oid,),) = database.execute("select 'note'::regclass::oid::int8")
     column = Column("id", 1, 23, "int4", 23, JsonKind.NUMBER, False)
     table = Table(oid, "public", "note", (column,), ("id",), "d", ("id",), ())
-    return Question(table, (Policy("p", True, policy, frozenset({"id"}), False),), "anon", "{}", ("(1)", "(2)"))
+    lines = tuple(f"({number})" for number in range(1, count + 1))
+    return Question(table, (Policy("p", True, policy, frozenset({"id"}), False),), "anon", "{}", lines)
 
 
 SHOWN = "exists (select from public.shown where shown.id = note.id)"
@@ -27,8 +29,9 @@ TABLE = "create table shown (id int); insert into shown values (1); grant select
 CHANGE = "insert into shown values (2); delete from shown where id = 1"
 
 
-def test_what_has_changed_since_the_policies_were_read_is_not_seen(database: Database) -> None:
-    asked = question(database, SHOWN)
+@pytest.mark.parametrize("count", [2, FEW_LINES + 1])
+def test_what_has_changed_since_the_policies_were_read_is_not_seen(database: Database, count: int) -> None:
+    asked = question(database, SHOWN, count)
     database.execute(TABLE)
     with connect(database.dsn, SETTINGS) as source, connect(database.dsn) as judging:
         catalog = Catalog(source)
@@ -63,6 +66,22 @@ def test_nor_what_a_transaction_did_that_had_begun_before(database: Database) ->
         assert answer.shown == {0}
 
 
+@pytest.mark.parametrize(("then", "now"), [(1, 0), (0, 1)])
+def test_nor_does_an_error_count_that_there_was_not_then(database: Database, then: int, now: int) -> None:
+    asked = question(database, "1 / (select min(shown.id) from public.shown) = 1")
+    database.execute(TABLE)
+    database.execute("update shown set id = %s", (then,))
+    with connect(database.dsn, SETTINGS) as source, connect(database.dsn) as judging:
+        catalog = Catalog(source)
+        catalog.begin()
+        database.execute("update shown set id = %s", (now,))
+
+        (answer,) = Judge(judging, catalog, Tally()).ask([asked])
+
+        assert answer.shown == (frozenset({0, 1}) if then else frozenset())
+        assert set(answer.undecided) == (set() if then else {0, 1})
+
+
 def test_a_snapshot_is_exported_only_where_a_new_one_would_differ(database: Database) -> None:
     asked = question(database, SHOWN)
     database.execute(TABLE)
@@ -88,3 +107,5 @@ def test_a_snapshot_whose_transaction_is_gone_is_not_a_policy_s_error(database: 
 
         with pytest.raises(Outdated):
             Judge(judging, catalog, Tally()).ask([asked])
+
+        assert judging.execute("select 1").fetchone() == (1,), "it can be asked again"
