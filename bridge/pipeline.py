@@ -98,7 +98,7 @@ class Pipeline:
             pace,
             in_flight_bytes=settings.in_flight_bytes,
             stop_on_failure=settings.on_failure == "stop",
-            tick=self._tick,
+            tick=self._tick_meanwhile,
             wait=self._wait_meanwhile,
         )
         self._opening = Opening(
@@ -201,6 +201,12 @@ class Pipeline:
             if left <= 0:
                 return
             time.sleep(min(left, 0.05))
+
+    def _tick_meanwhile(self, seconds: float) -> None:
+        """While an event waits for room."""
+        self._tick(seconds)
+        if self._session is not None:
+            self._session.judging.rest()
 
     def _wait_meanwhile(self, seconds: float) -> None:
         """Let nothing but the reading wait for so long, or less."""

@@ -1,12 +1,14 @@
 """The main job on stdout, with the bridge as a process on a real server."""
 
+import fcntl
 import os
 import pathlib
 import signal
 import subprocess
 import sys
+import termios
 import time
-from typing import Any
+from typing import IO, Any
 
 import psycopg
 import pytest
@@ -16,7 +18,7 @@ from bridge import migrations
 from bridge.cluster import temporary_cluster
 from bridge.errors import Exit
 from tests.servers.postgres import Database
-from tests.servers.waiting import wait_until
+from tests.servers.waiting import PATIENCE, wait_until
 
 pytestmark = pytest.mark.versions
 PLUGINS = ["wal2json", "pgoutput"]
@@ -162,6 +164,16 @@ def test_the_bridge_survives_a_terminated_walsender_and_a_restarted_server(
         assert {event["wal"]["record"]["id"] for event in running.events} == {1, 2, 3}
 
 
+OURS = "select pid from pg_stat_activity where application_name = 'walrus-bridge' and datname = %s"
+BLOCKED = f"{OURS} and cardinality(pg_blocking_pids(pid)) > 0"
+OPEN = f"{OURS} and state like 'idle in transaction%%'"
+
+
+def in_pipe(reader: IO[bytes]) -> int:
+    """How many bytes wait to be read."""
+    return int.from_bytes(fcntl.ioctl(reader, termios.FIONREAD, bytes(4)), sys.byteorder)
+
+
 def test_a_reader_that_stalls_stalls_the_position_and_a_stop_gives_up(
     database: Database, tmp_path: pathlib.Path
 ) -> None:
@@ -180,10 +192,14 @@ def test_a_reader_that_stalls_stalls_the_position_and_a_stop_gives_up(
         database.wait_until_confirmed()
         position = database.commit("insert into note select g, repeat('x', 1000) from generate_series(1, 20000) g")
         # Nobody reads stdout: the pipe fills, and the position stands still.
+        assert process.stdout is not None
+        wait_until(lambda: in_pipe(process.stdout) > 60_000, "a full pipe")
         time.sleep(3)
         assert not database.is_past(position)
+        # It waits with no transaction open, which would hold back VACUUM and lock tables.
+        assert database.execute(OPEN, (database.name,)) == []
         process.send_signal(signal.SIGTERM)
-        assert process.wait(40) == Exit.UNDELIVERED
+        assert process.wait(PATIENCE) == Exit.UNDELIVERED
         assert not database.is_past(position)
     finally:
         process.kill()
@@ -227,7 +243,7 @@ def test_a_second_bridge_is_told_who_holds_the_slot_and_may_wait(database: Datab
     assert "walrus-bridge" in refused.stderr
 
     waiting = bridge(config=settings, arguments=("--wait",))
-    time.sleep(1)
+    waiting.wait_for(lambda: "waiting for the slot" in waiting.stderr, "it waits")
     first.kill()
     waiting.wait_until_streaming()
     assert waiting.stop() == Exit.OK
@@ -289,8 +305,8 @@ def test_a_signal_ends_a_judgement_that_waits_for_ever(database: Database, bridg
     with database.connect() as locker:
         locker.execute("begin; lock table member in access exclusive mode")
         database.execute("insert into note values (1)")
-        time.sleep(1)
-        assert running.stop(10) == Exit.OK
+        running.wait_for(lambda: database.execute(BLOCKED, (database.name,)), "a wait for the lock")
+        assert running.stop() == Exit.OK
         locker.execute("commit")
 
 

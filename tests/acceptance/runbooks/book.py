@@ -33,7 +33,10 @@ _BOUND: Final = {
 _LOOSE: Final = {
     "pid": (r"\bpid \d+", r"pid \d+"),
     "size": (r"(?<![\w.])[\d.,]+ (?:B|KiB|MiB|GiB|kB|MB|GB|bytes)\b", r"[\d.,]+ (?:B|KiB|MiB|GiB|kB|MB|GB|bytes)"),
-    "duration": (r"(?<![\w.])[\d.]+ (?:ms|s|min|h)\b", r"[\d.]+ (?:ms|s|min|h)"),
+    "duration": (
+        r"(?<![\w.])(?:\d+ (?:min|h|d) )?[\d.]+ (?:ms|s|min|h)\b",
+        r"(?:\d+ (?:min|h|d) )?[\d.]+ (?:ms|s|min|h)",
+    ),
     "clock": (r"\b\d:\d\d:\d\d\b", r"\d:\d\d:\d\d"),
     "gap": (r" +", r" +"),
     "rule": (r"[─━┄-]{2,}", r"[─━┄-]{2,}"),

@@ -1,12 +1,15 @@
 """The desk of the person on call: a database, a configuration, a bridge, and a shell for the runbook's commands."""
 
+import contextlib
 import pathlib
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
+from bridge import live
 from bridge.cluster import free_port
+from bridge.units import Address
 from tests.acceptance.runbooks.book import Runbook, psql_variables, script
 from tests.servers.bridge import BridgeProcess
 from tests.servers.kafka import JARS, Kafka
@@ -44,6 +47,16 @@ class Desk:
         running = self._bridge(config=settings)
         running.wait_until_streaming()
         return running
+
+    def told(self) -> live.Live | None:
+        """What the bridge's listener tells; None: it has not answered in time."""
+        with contextlib.suppress(live.NotReachable):
+            return live.ask(Address.parse(f"127.0.0.1:{self.port}"))
+        return None
+
+    def lag(self) -> float | None:
+        """In seconds; None: not known."""
+        return told.lag_seconds if (told := self.told()) else None
 
     def has_kafka(self, server: Kafka) -> None:
         """Apache Kafka's own scripts."""

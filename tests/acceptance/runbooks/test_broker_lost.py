@@ -12,8 +12,6 @@ from confluent_kafka.cimpl import NewTopic
 
 from bridge.cluster import free_port
 from bridge.errors import Exit
-from bridge.slot import second_slot
-from tests.acceptance.replaying import slots
 from tests.acceptance.runbooks.conftest import Desk
 from tests.acceptance.topics import header
 from tests.servers.kafka import Kafka
@@ -51,7 +49,7 @@ def test_broker_lost(desk: Desk, brokers: tuple[Kafka, Kafka], rabbitmq: RabbitM
     to_kafka = {"create_topics": {"partitions": 1}, "client": {"bootstrap.servers": kafka.servers}}
     settings = desk.settings({"kafka": to_kafka}, source={"replay_window": "1h"})
     running = desk.start(settings)
-    running.wait_for(lambda: second_slot(database.slot) in slots(database), "the window")
+    running.wait_for(lambda: "replay window begun" in running.stderr, "the window")
     database.execute("insert into book values (1, 'Foo')")
     database.wait_until_confirmed()
     book = desk.book("broker-lost")
@@ -60,7 +58,7 @@ def test_broker_lost(desk: Desk, brokers: tuple[Kafka, Kafka], rabbitmq: RabbitM
     # A replica is missing.
     replica.kill()
     database.execute("insert into book values (2, 'Bar')")
-    running.wait_for(lambda: "kafka cannot acknowledge" in running.stderr, "the log line")
+    running.wait_for(lambda: "in_sync=1 leader=True" in running.stderr, "the log line")
     book.found_in(running.stderr)
     book.run()
     database.wait_until_confirmed()
@@ -97,6 +95,7 @@ def test_broker_lost(desk: Desk, brokers: tuple[Kafka, Kafka], rabbitmq: RabbitM
     database.wait_until_confirmed()
     try:
         rabbitmq.control("set_vm_memory_high_watermark", "absolute", "1MB")
+        wait_until(lambda: "memory" in rabbitmq.control("eval", "rabbit_alarm:get_alarms()."), "the alarm")
         database.execute("insert into book values (6, 'Corge')")
         running.wait_for(lambda: "rabbitmq blocks publishers reason='low on memory'" in running.stderr, "the log line")
         book.run(until="walrus-bridge status")

@@ -8,7 +8,6 @@ import subprocess
 import yaml
 
 from bridge.errors import Exit
-from bridge.slot import second_slot
 from tests.acceptance.replaying import slots
 from tests.acceptance.runbooks.conftest import Desk
 from tests.acceptance.topics import header
@@ -35,7 +34,7 @@ def test_replay(desk: Desk, kafka: Kafka) -> None:
     to_kafka = {"create_topics": {"partitions": 1}, "client": {"bootstrap.servers": kafka.servers}}
     settings = desk.settings({"kafka": to_kafka}, source={"replay_window": "1h"})
     running = desk.start(settings)
-    running.wait_for(lambda: second_slot(database.slot) in slots(database), "the window")
+    running.wait_for(lambda: "replay window begun" in running.stderr, "the window")
     database.execute("insert into book values (0)")
     for number in range(60):
         database.execute("insert into book select generate_series(%s::int, %s)", (number * 10 + 1, number * 10 + 10))
@@ -89,7 +88,7 @@ def test_replay(desk: Desk, kafka: Kafka) -> None:
 def at_a_terminal(desk: Desk, settings: dict[str, object], *arguments: str) -> tuple[str, str]:
     """What a slow replay shows there until Ctrl-C, and what it says then; both without the terminal's controls."""
     slow = desk.folder / "slow.yaml"
-    slow.write_text(yaml.safe_dump(settings | {"limits": {"events_per_second": 100}}), encoding="utf-8")
+    slow.write_text(yaml.safe_dump(settings | {"limits": {"events_per_second": 10}}), encoding="utf-8")
     master, slave = os.openpty()
     words = [program(), "replay", *arguments, "--config", str(slow)]
     with subprocess.Popen(
