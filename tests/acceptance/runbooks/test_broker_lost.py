@@ -16,6 +16,7 @@ from tests.acceptance.runbooks.conftest import Desk
 from tests.acceptance.topics import header
 from tests.servers.kafka import Kafka
 from tests.servers.rabbitmq import RabbitMQ
+from tests.servers.waiting import wait_until
 
 
 @pytest.fixture
