@@ -11,6 +11,7 @@ import sys
 import time
 
 import pika
+from pika.adapters.utils.connection_workflow import AMQPConnectorException
 from pika.exceptions import AMQPError
 
 TABLES = """
@@ -51,7 +52,7 @@ def main(url, exchange, queue, path):
     while True:
         try:
             consume(store, url, exchange, queue)
-        except (AMQPError, OSError) as error:
+        except (AMQPError, AMQPConnectorException, OSError) as error:
             print(f"the broker is away: {error!r}", file=sys.stderr)
             time.sleep(1)
 

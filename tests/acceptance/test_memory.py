@@ -19,7 +19,7 @@ ROWS = 1_000_000
 MEMORY_KB = 200 * 1000
 """Resident, at its highest."""
 FROZEN_AT = 100_000
-PATIENCE_SECONDS = 3
+PATIENCE_SECONDS = 6
 
 
 class KafkaTopic:
@@ -95,12 +95,16 @@ def unread(port: int) -> int:
 
 
 def is_still(port: int) -> int:
-    """What is unread, where that is the same a moment later."""
+    """What is unread, where that stays the same for a while."""
     before = unread(port)
-    time.sleep(0.5)
-    return before if unread(port) == before else 0
+    for _ in range(20):
+        time.sleep(0.1)
+        if unread(port) != before:
+            return 0
+    return before
 
 
+@pytest.mark.timeout(1800)
 def test_a_million_rows_in_one_transaction_pass_though_the_broker_freezes(
     database: Database, broker: KafkaTopic | RabbitQueue, bridge: Any, tell: Callable[[str], None]
 ) -> None:
@@ -113,7 +117,7 @@ def test_a_million_rows_in_one_transaction_pass_though_the_broker_freezes(
     database.execute("insert into note select generate_series(1, %s::int)", (ROWS,))
     started = time.monotonic()
 
-    running.wait_for(lambda: broker.count() >= FROZEN_AT, "the transaction's beginning", 120)
+    running.wait_for(lambda: broker.count() >= FROZEN_AT, "the transaction's beginning", 300)
     assert broker.count() < ROWS
     broker.server.pause()
     frozen = time.monotonic()
@@ -121,18 +125,18 @@ def test_a_million_rows_in_one_transaction_pass_though_the_broker_freezes(
         walsender, port = database.execute(SENDER, (database.slot,))[0]
         left = wait_until(lambda: is_still(port), "nobody reading what the walsender writes")
         held = highest_kb(running.process.pid)
-        time.sleep(2 * PATIENCE_SECONDS)
+        time.sleep(PATIENCE_SECONDS + 2)
         assert unread(port) == left
         assert highest_kb(running.process.pid) < held + 1000
+        assert database.execute(SENDER, (database.slot,)) == [(walsender, port)], "the stream was not lost"
     finally:
         broker.server.resume()
     frozen = time.monotonic() - frozen
 
-    database.wait_until_confirmed(400)
+    database.wait_until_confirmed(1200)
     took = time.monotonic() - started - frozen
     highest = highest_kb(running.process.pid)
     tell(f"{ROWS} rows in {took:.0f} s besides the {frozen:.0f} s of the freeze, {highest} kB")
-    assert database.execute(SENDER, (database.slot,)) == [(walsender, port)], "the stream was never lost"
     assert broker.count() == ROWS
     assert highest < MEMORY_KB
     assert running.stop() == Exit.OK

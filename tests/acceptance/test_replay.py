@@ -231,7 +231,7 @@ def test_a_killed_replay_leaves_nothing(note: Database, on_kafka: Broker, bridge
     note.execute(ROWS, (1, 400))
     note.wait_until_confirmed()
     (begin,) = commits(on_kafka.contents())
-    slow = written(tmp_path, settings, limits={"events_per_second": 50})
+    slow = written(tmp_path, settings, limits={"events_per_second": 5})
 
     with subprocess.Popen(
         [program(), "replay", "--config", slow, "--from-lsn", begin], env=environment(), stderr=subprocess.DEVNULL

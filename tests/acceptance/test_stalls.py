@@ -4,6 +4,7 @@ import os
 import signal
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import psycopg
@@ -14,13 +15,13 @@ from bridge import migrations
 from bridge.errors import Exit
 from tests.servers.bridge import BridgeProcess
 from tests.servers.postgres import Database
-from tests.servers.waiting import wait_until
+from tests.servers.waiting import PATIENCE, wait_until
 
 pytestmark = pytest.mark.versions
 
 SLOW_POLICY = """
     create function slow() returns boolean language plpgsql volatile as
-      $$ begin perform pg_sleep(1.5); return true; end $$;
+      $$ begin perform pg_sleep(3); return true; end $$;
     create table note (id int primary key);
     grant select on note to anon;
     alter table note enable row level security;
@@ -95,14 +96,14 @@ def test_a_judging_backend_that_stands_still_is_waited_for(
     database: Database, run: Callable[..., BridgeProcess]
 ) -> None:
     database.execute(SLOW_POLICY)
-    set_everywhere(database, wal_sender_timeout="2s")
+    set_everywhere(database, wal_sender_timeout="6s")
     database.subscribe("note", role="anon")
     running = run()
     position = database.commit("insert into note values (1)")
     pid = wait_until(lambda: judging(database), "a policy that runs")
     os.kill(pid, signal.SIGSTOP)
     try:
-        time.sleep(6)  # longer than the policy's time limit, and than the walsender's patience
+        time.sleep(8)  # longer than the policy's time limit, and than the walsender's patience
         assert running.events == []
         assert not database.is_past(position)
     finally:
@@ -159,14 +160,20 @@ def test_a_lock_on_a_subscribed_table_is_waited_for_or_none_of_its_business(
     database.execute("create table note (id int primary key); grant select on note to anon")
     if secured:
         database.execute("alter table note enable row level security; create policy everyone on note using (true)")
-    set_everywhere(database, wal_sender_timeout="2s")
+    set_everywhere(database, wal_sender_timeout="6s")
     database.subscribe("note", role="anon")
     running = run()
-    with database.connect() as locker:
-        locker.execute("begin; insert into note values (1); savepoint before; lock table note in access exclusive mode")
+    with ThreadPoolExecutor(1) as thread, database.connect() as writer, database.connect() as locker:
+        writer.execute("begin; insert into note values (1); savepoint before; lock table note in access exclusive mode")
         database.execute("select pg_logical_emit_message(true, 'other', '')")
-        locker.execute("commit; begin; lock table note in access exclusive mode")
-        time.sleep(5)
+        # The next one has it with no gap between.
+        locked = thread.submit(locker.execute, "begin; lock table note in access exclusive mode")
+        wait_until(lambda: database.execute("select 1 from pg_locks where not granted"), "the next one's waiting")
+        writer.execute("commit")
+        locked.result(PATIENCE)
+        if not secured:
+            running.wait_for_events(1)
+        time.sleep(8)
         assert ids(running) == ([] if secured else [1])
         assert "source lost" not in running.stderr
         locker.execute("insert into note values (2); commit")

@@ -312,7 +312,7 @@ def test_bridges_that_start_at_once_wait_for_each_other(dsn: str) -> None:
     ]
     answers = []
     for process in several:
-        output, _ = process.communicate(timeout=60)
+        output, _ = process.communicate(timeout=180)
         assert process.returncode == 0
         answers.append(json.loads(output.splitlines()[-1]))
 
@@ -326,6 +326,7 @@ def test_who_waits_too_long_for_another_is_told(dsn: str, monkeypatch: pytest.Mo
         other.execute("select pg_advisory_lock(%s)", (migrations._LOCK,))
         with pytest.raises(MigrationError, match=r"another bridge has been migrating .* What to do: "):
             migrations.deploy(dsn)
+        other.execute("select pg_advisory_unlock(%s)", (migrations._LOCK,))
     assert migrations.deploy(dsn) == CHANGES
 
 

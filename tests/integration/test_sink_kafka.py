@@ -17,6 +17,7 @@ from bridge.sinks import kafka_topics
 from bridge.sinks.kafka import KafkaSink
 from tests.integration.sinks import TABLE, Driver, an_event
 from tests.servers.kafka import Kafka
+from tests.servers.waiting import PATIENCE
 
 Opener = Callable[..., Driver]
 
@@ -200,7 +201,7 @@ def test_partitions_added_in_mid_stream_are_used_and_nothing_is_lost(kafka: Kafk
     admin.create_partitions([NewPartitions(topic, 4)])[topic].result()
 
     sent = 1000
-    end = time.monotonic() + 20
+    end = time.monotonic() + PATIENCE
     while {message.partition() for message in kafka.read(topic)} != set(range(4)):
         assert time.monotonic() < end, "the new partitions stay empty"
         driver.send(*(an_event(number) for number in range(sent, sent + 100)))

@@ -152,7 +152,7 @@ def test_a_second_instance_fences_off_the_first(kafka: Kafka, prefix: str, opene
     first.send(an_event(1))
     commit(first, 100)
     with pytest.raises(SinkAborted):
-        first.poll_for(20)
+        first.poll_until(lambda: False, "the abort")
 
     assert first.in_flight == 1
     assert seen(kafka, f"{prefix}public.book") == [an_event(1).id]
@@ -163,7 +163,7 @@ def test_after_an_abort_it_goes_on_at_its_position(kafka: Kafka, prefix: str, op
     opened()
     first.send(an_event(1))
     with pytest.raises(SinkAborted):
-        first.poll_for(20)
+        first.poll_until(lambda: False, "the abort")
     first.poll_for(0.1)  # said once
 
     assert first.sink.resume(SERVER) is None

@@ -42,12 +42,18 @@ def opened(broker: Kafka, prefix: str) -> Iterator[Opener]:
         config = KafkaConfig(prefix=prefix, client=settings, create_topics=CreateTopics(partitions=1))
         drivers.append(Driver(KafkaSink(config)))
         drivers[-1].sink.open([TABLE])
-        drivers[-1].poll_for(1)
+        watch: Any = drivers[-1].sink._topics._watch  # type: ignore[attr-defined]
+        drivers[-1].poll_until(lambda: watch._cluster_id and len(watch._topic_ids) == 2, "the ids to compare with")
         return drivers[-1]
 
     yield open_sink
     for driver in drivers:
         driver.sink.close()
+
+
+def lost(driver: Driver) -> Any:
+    sink: Any = driver.sink
+    return sink._topics.lost
 
 
 def delete_topic(broker: Kafka, name: str) -> None:
@@ -65,7 +71,7 @@ def test_a_broker_that_comes_back_empty_stops_the_bridge(broker: Kafka, opened: 
 
     driver.send(an_event(2))
     with pytest.raises(SinkRefused, match="is another cluster than before.*came back empty"):
-        driver.poll_for(20)
+        driver.poll_until(lambda: False, "the refusal")
 
     assert driver.in_flight == 1
 
@@ -94,7 +100,7 @@ def test_a_topic_made_anew_takes_no_events_before_it_is_said(broker: Kafka, pref
     driver.drain()
     delete_topic(broker, f"{prefix}public.book")
     make_topic(broker, f"{prefix}public.book")
-    driver.poll_for(3)
+    driver.poll_until(lambda: lost(driver), "it is noticed")
 
     with pytest.raises(SinkRefused, match=f"topic {prefix}public.book is another one than before"):
         driver.send(an_event(2))
@@ -107,7 +113,7 @@ def test_a_deleted_topic_is_no_matter_until_there_is_an_event_for_it(
     driver.send(an_event(1))
     driver.drain()
     delete_topic(broker, f"{prefix}public.book")
-    driver.poll_for(5)
+    driver.poll_until(lambda: lost(driver), "it is noticed")
 
     with pytest.raises(SinkRefused, match=f"topic {prefix}public.book is not there any more"):
         driver.send(an_event(2))
@@ -126,6 +132,6 @@ def test_a_broker_that_has_lost_its_tail_stops_the_bridge(broker: Kafka, prefix:
 
     driver.send(an_event(10))
     with pytest.raises(SinkRefused, match="Kafka has lost events that it had acknowledged.* The position is unmoved"):
-        driver.poll_for(20)
+        driver.poll_until(lambda: False, "the refusal")
 
     assert driver.in_flight == 1

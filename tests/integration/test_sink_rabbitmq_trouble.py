@@ -9,8 +9,15 @@ from structlog.testing import capture_logs
 from bridge.errors import SinkRefused
 from bridge.sinks import rabbitmq as rabbitmq_sink
 from tests.integration.rabbitmq_reader import Opener, Reader, ids
-from tests.integration.sinks import an_event
+from tests.integration.sinks import Driver, an_event
 from tests.servers.rabbitmq import RabbitMQ
+
+
+def link(driver: Driver) -> Any:
+    """The sink's connection."""
+    sink: Any = driver.sink
+    return sink._link
+
 
 # -- acknowledgement ----------------------------------------------------------------------------------------------
 
@@ -58,7 +65,7 @@ def test_nothing_is_lost_when_the_broker_dies(rabbitmq: RabbitMQ, reader: Reader
     driver.send(*(an_event(number) for number in range(500, 1000)))
     rabbitmq.kill()
     try:
-        driver.poll_for(0.5)
+        driver.poll_until(lambda: link(driver).channel is None, "the loss")
         assert not driver.sink.send(an_event(1000), driver.checkpoint.current)
     finally:
         rabbitmq.restart()
@@ -92,7 +99,7 @@ def test_a_connection_limit_is_waited_for(rabbitmq: RabbitMQ, reader: Reader, op
     rabbitmq.control("set_vhost_limits", "-p", "/", '{"max-connections": 0}')
     try:
         rabbitmq.control("close_all_connections", "test")
-        driver.poll_for(0.5)
+        driver.poll_until(lambda: link(driver).channel is None, "the loss")
         assert not driver.sink.send(an_event(1), driver.checkpoint.current)
     finally:
         rabbitmq.control("clear_vhost_limits", "-p", "/")
@@ -147,9 +154,10 @@ def test_what_a_full_queue_refuses_goes_again(reader: Reader, opened: Opener, ki
     reader.bind(**FULL_AT_TWO, **{"x-queue-type": kind})
 
     driver.send(*(an_event(number) for number in range(5)))
-    driver.poll_for(0.5)  # a quorum queue notices its limit a little later
+    sink: Any = driver.sink
+    driver.poll_until(lambda: sink._window.is_empty, "each taken or refused")  # a quorum queue may take more than two
     driver.send(*(an_event(number) for number in range(5, 10)))
-    driver.poll_for(0.5)
+    driver.poll_until(lambda: sink._window.is_empty, "each taken or refused")
     assert driver.in_flight >= 5
     assert driver.rejections == []
 
@@ -199,17 +207,17 @@ def test_what_is_refused_for_too_long_is_given_up_but_for_dead_letters(
 def test_what_was_refused_keeps_its_time_while_the_broker_is_away(
     rabbitmq: RabbitMQ, reader: Reader, opened: Opener, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(rabbitmq_sink, "REFUSED_SECONDS", 2.0)
+    monkeypatch.setattr(rabbitmq_sink, "REFUSED_SECONDS", 5.0)
     driver = opened()
     reader.bind(**FULL_AT_TWO)
     driver.send(*(an_event(number) for number in range(4)))
-    driver.poll_for(0.5)
-    assert driver.in_flight == 2
+    sink: Any = driver.sink
+    driver.poll_until(lambda: driver.in_flight == 2 and len(sink._refusals) == 2, "two taken, two refused")
 
     rabbitmq.pause()
     try:
         time.sleep(0.1)
-        driver.poll_for(2.5)
+        driver.poll_for(6)
         assert driver.rejections == [], "nobody refused it"
     finally:
         rabbitmq.resume()

@@ -102,9 +102,17 @@ class Database:
 def drop_database(admin: psycopg.Connection[Any], name: str) -> None:
     """The database, its slots and whoever is connected."""
     query = "from pg_replication_slots where database = %s"
-    admin.execute(f"select pg_terminate_backend(active_pid, 10000) {query} and active_pid is not null", (name,))
+    active = f"select pg_terminate_backend(active_pid) {query} and active_pid is not null"
+
+    def is_dropped() -> bool:
+        with contextlib.suppress(psycopg.errors.ObjectInUse):  # who was told to end may take a while
+            admin.execute(sql.SQL("drop database if exists {} with (force)").format(sql.Identifier(name)))
+            return True
+        return False
+
+    wait_until(lambda: not admin.execute(active, (name,)).fetchall(), "the slots' release")
     admin.execute(f"select pg_drop_replication_slot(slot_name) {query}", (name,))
-    admin.execute(sql.SQL("drop database if exists {} with (force)").format(sql.Identifier(name)))
+    wait_until(is_dropped, "the database dropped")
 
 
 @contextlib.contextmanager

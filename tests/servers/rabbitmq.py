@@ -10,6 +10,7 @@ import uuid
 import pika
 
 from bridge.cluster import free_port
+from bridge.sinks.rabbitmq_link import blocking
 from tests.servers.process import Server
 from tests.servers.waiting import wait_until
 
@@ -71,7 +72,7 @@ class RabbitMQ(Server):
             self._epmd = None
 
     def connect(self) -> pika.BlockingConnection:
-        return pika.BlockingConnection(pika.URLParameters(self.url))
+        return blocking(pika.URLParameters(self.url))
 
     def control(self, *arguments: str) -> str:
         """rabbitmqctl."""

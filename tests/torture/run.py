@@ -19,7 +19,7 @@ from tests.servers.bridge import BridgeProcess
 from tests.servers.kafka import Kafka
 from tests.servers.proxy import Proxy
 from tests.servers.rabbitmq import RabbitMQ
-from tests.servers.waiting import wait_until
+from tests.servers.waiting import PATIENCE, wait_until
 from tests.torture.checker import Report, check, tally
 from tests.torture.consumers import Consumers
 from tests.torture.targets import KafkaTarget, RabbitMQTarget, Target
@@ -30,8 +30,6 @@ SESSIONS = 4
 WAL_SENDER_TIMEOUT_SECONDS = 2
 PASSING = {Exit.SOURCE_UNREACHABLE, Exit.SINK_UNREACHABLE, Exit.SLOT, Exit.UNDELIVERED}
 """What the bridge may end with by itself, at a start or a stop while something is away: then it is started again."""
-STUCK_SECONDS = 60
-"""A position that stands still for so long, with nothing being done to anybody, is a bridge that is stuck."""
 TARGETS: dict[str, Callable[[pathlib.Path, int], Target]] = {
     "kafka": KafkaTarget,
     "kafka-cluster": lambda home, seed: KafkaTarget(home, seed, nodes=3),
@@ -91,7 +89,8 @@ class Torture:
         migrations.deploy(self._cluster.dsn())
         with self._connect() as connection:
             self._subscriptions = set_up(connection)
-        self._start_bridge().wait_until_streaming()
+        self._start_bridge()
+        wait_until(self._streams, "streaming")
         if self._with_consumers:
             made = self.target.consumers(self.folder / "consumers", self._subscriptions)
             self._consumers = Consumers(made, self._seed)
@@ -128,18 +127,25 @@ class Torture:
         with self._connect() as connection:
             query = "select confirmed_flush_lsn from pg_replication_slots where slot_name = %s"
             before = connection.execute(query, (SLOT,)).fetchone()
-            wait_until(lambda: connection.execute(query, (SLOT,)).fetchone() != before, "a moved slot")
+
+            def has_moved() -> bool:
+                self._ensure_bridge()
+                return connection.execute(query, (SLOT,)).fetchone() != before
+
+            wait_until(has_moved, "a moved slot")
 
     def verdict(self) -> Report:
         """Stop the sessions, let the bridge catch up, and compare."""
         self._stop.set()
         for session in self._sessions:
-            session.join(60)
+            session.join(PATIENCE)
+            assert not session.is_alive(), "a session does not end"
             if session.failure is not None:
                 raise session.failure
             self.counts.update(session.counts)
         with self._connect() as connection:
             self._catch_up(connection)
+            wait_until(self._streams, "streaming")  # one that has only just been started ends by the signal
             assert self.bridge.stop() == Exit.OK
             assert self.target is not None
             ops, messages, audiences = truth(connection), self.target.contents(), audiences_of(self._subscriptions)
@@ -296,6 +302,10 @@ class Torture:
             self._start_bridge()
             time.sleep(0.2)
 
+    def _streams(self) -> bool:
+        self._ensure_bridge()
+        return "] streaming " in self.bridge.stderr
+
     def _catch_up(self, connection: psycopg.Connection) -> None:
         """Until all is confirmed; for as long as the position moves."""
         row = connection.execute("select pg_current_wal_lsn()").fetchone()
@@ -309,7 +319,7 @@ class Torture:
 
         while before is None or not before[1]:
             try:
-                before = wait_until(moved, "the slot's moving", STUCK_SECONDS)
+                before = wait_until(moved, "the slot's moving")
             except AssertionError as error:
                 raise AssertionError(f"{error}\n{self.bridge.stderr[-3000:]}") from None
 
