@@ -197,7 +197,7 @@ def test_a_reader_that_stalls_stalls_the_position_and_a_stop_gives_up(
         time.sleep(3)
         assert not database.is_past(position)
         # It waits with no transaction open, which would hold back VACUUM and lock tables.
-        assert database.execute(OPEN, (database.name,)) == []
+        wait_until(lambda: database.execute(OPEN, (database.name,)) == [], "no transaction open")
         process.send_signal(signal.SIGTERM)
         assert process.wait(PATIENCE) == Exit.UNDELIVERED
         assert not database.is_past(position)
