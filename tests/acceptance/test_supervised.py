@@ -136,11 +136,11 @@ def test_the_unit_of_a_standby_may_wait_longer_than_a_start_may_take(
 
     # When a standby has been starting for longer than the unit allows
     manager = systemd(
-        settings(database.dsn, database.slot), "TimeoutStartSec=2\nEnvironment=WALRUS_BRIDGE_RUN_WAIT=1\n"
+        settings(database.dsn, database.slot), "TimeoutStartSec=5\nEnvironment=WALRUS_BRIDGE_RUN_WAIT=1\n"
     )
     manager.ask("start", "--no-block", manager.name)
     wait_until(lambda: "waiting for the slot" in manager.text("stderr"), "it waits")
-    time.sleep(3)
+    time.sleep(6)
     assert manager.show("ActiveState") == "activating"
 
     # Then it takes over all the same
