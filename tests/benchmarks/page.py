@@ -48,7 +48,7 @@ each row and subscriber and nothing else: role and claims are set, and a prepare
     "Goals": """\
 What two cores are to give, with the real broker beside. What holds those that are not reached: throughput, see where the time goes. RabbitMQ's own work for a message is
 more than the bridge's, and they share the cores; what is left of the bridge's is mostly pika's writing of headers. Row level security: each change is made into text for PostgreSQL and
-its answers into an audience; a change by itself takes five ways to PostgreSQL and back, and the bridge's own time for asking is as long as PostgreSQL's for answering. Where
+its answers into an audience; a change by itself takes two ways to PostgreSQL and back before its event leaves, and the bridge's own time for asking is as long as PostgreSQL's for answering. Where
 transactions begin or end meanwhile, the snapshot is exported, which is slow on file systems that look for a free inode (ext4: most of a millisecond).""",
     "Latency": """\
 From the INSERT, by the server's clock just before its commit, until the consumer has the event, at a steady rate of single-row transactions (Poisson arrivals).""",
