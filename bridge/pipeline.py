@@ -205,7 +205,7 @@ class Pipeline:
     def _tick_meanwhile(self, seconds: float) -> None:
         """While an event waits for room."""
         self._tick(seconds)
-        if self._session is not None:
+        if self._session is not None and not self._stop.requested:  # it may have cut a judgement short; all ends soon
             self._session.judging.rest()
 
     def _wait_meanwhile(self, seconds: float) -> None:
