@@ -12,6 +12,7 @@ from bridge.errors import Exit
 from tests.servers.kafka import Kafka
 from tests.servers.postgres import Database
 from tests.servers.rabbitmq import RabbitMQ
+from tests.servers.waiting import wait_until
 
 Contents = Callable[[], list[dict[str, Any]]]
 """All events that the broker holds for the table `note`, as JSON."""
@@ -51,6 +52,12 @@ def config(database: Database, broker: Broker, **sections: Any) -> dict[str, Any
     database.execute("create table if not exists note (id int primary key, body text)")
     source = {"connection": database.dsn, "slot": database.slot}
     return {"source": source, "sink": broker.sink, "http": {"listen": None}, **sections}
+
+
+READ = (
+    "select sent_lsn >= %s::pg_lsn from pg_stat_replication"
+    " where pid = (select active_pid from pg_replication_slots where slot_name = %s)"
+)
 
 
 def ids(events: list[dict[str, Any]]) -> list[int]:
@@ -107,7 +114,8 @@ def test_a_stop_with_the_broker_away_gives_up_and_the_rest_comes_after_a_restart
 
     broker.server.pause()
     try:
-        database.execute("insert into note select generate_series(1, 100)")
+        position = database.commit("insert into note select generate_series(1, 100)")
+        wait_until(lambda: database.execute(READ, (position, database.slot)) == [(True,)], "the bridge has read them")
         time.sleep(1)
         assert first.stop() == Exit.UNDELIVERED
         assert "come again" in first.stderr

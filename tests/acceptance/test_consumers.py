@@ -22,6 +22,8 @@ from tests.servers.waiting import wait_until
 OTHERS = 1000
 """Further subscriptions: with 20,000 bytes a message, their events go in parts."""
 ROUNDS = 3
+SLOWLY = {"limits": {"events_per_second": 20}}
+"""So a bridge that is killed has always something to send again."""
 
 
 @pytest.fixture
@@ -88,7 +90,7 @@ def test_the_copy_of_kafka_s_example_is_right_though_all_are_killed(
     store, topic = tmp_path / "copy.db", f"{prefix}public.book"
     sink = kafka_sink(kafka, prefix, **{"message.max.bytes": 20_000})
     settings = config(database, sink, events={"leave": True})
-    running = bridge(config=settings)
+    running = bridge(config=settings | SLOWLY)
     running.wait_until_streaming()
     consumer = example(sys.executable, str(EXAMPLES / "kafka_copy.py"), kafka.servers, topic, alice, str(store))
 
@@ -97,7 +99,7 @@ def test_the_copy_of_kafka_s_example_is_right_though_all_are_killed(
         change_books(database, number)
         running.wait_for(lambda before=before: ends(kafka, topic) > before, "some events")
         running.kill()
-        running = bridge(config=settings)
+        running = bridge(config=settings if number == ROUNDS - 1 else settings | SLOWLY)
         running.wait_until_streaming()
         consumer.wait_for(lambda now=handled: ask(store, "select count(*) from handled") > now, "something handled")
         consumer.kill()
@@ -142,7 +144,7 @@ def test_the_journal_of_rabbitmq_s_example_has_each_event_once_though_all_are_ki
     store, exchange = tmp_path / "journal.db", f"{prefix}public.book"
     # The same events go to the inbox, where duplicates are seen.
     settings = config(database, rabbitmq_sink(rabbitmq, prefix), events={"leave": True})
-    running = bridge(config=settings)
+    running = bridge(config=settings | SLOWLY)
     running.wait_until_streaming()
 
     def arrived() -> int:
@@ -158,7 +160,7 @@ def test_the_journal_of_rabbitmq_s_example_has_each_event_once_though_all_are_ki
         change_books(database, number)
         running.wait_for(lambda before=before: arrived() > before, "some events")
         running.kill()
-        running = bridge(config=settings)
+        running = bridge(config=settings if number == ROUNDS - 1 else settings | SLOWLY)
         running.wait_until_streaming()
         consumer.wait_for(lambda now=kept: ask(store, "select count(*) from journal") > now, "something new")
         consumer.kill()

@@ -68,7 +68,9 @@ def newcomer(
     page.bind("localhost:9092", kafka.servers)
     page.bind("amqp://guest:guest@localhost:5672/%2F", rabbitmq.url)
     yield Newcomer(tmp_path, dsn, bridge, page)
-    kafka.admin.delete_topics(["realtime.public.book", "realtime.dead-letter"])
+    admin = kafka.admin  # kept until it has answered
+    for deleted in admin.delete_topics(["realtime.public.book", "realtime.dead-letter"]).values():
+        deleted.result()
     with rabbitmq.connect() as connection:
         channel = connection.channel()
         for queue in ("books", "realtime.dead-letter", "realtime.unrouted"):
