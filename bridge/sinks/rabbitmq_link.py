@@ -175,6 +175,8 @@ class Link:
                 self._publishing = self._connection.channel(on_open_callback=self._on_publishing_open)
 
     def _on_open(self, connection: Any) -> None:
+        if connection is not self._connection:
+            return  # it is being closed
         log.info("rabbitmq connected", server=self.place)
         self._is_blocked = False
         self._open_since = time.monotonic()

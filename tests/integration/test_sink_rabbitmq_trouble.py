@@ -6,11 +6,13 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from bridge.errors import SinkRefused
+from bridge.config import RabbitMQ as RabbitMQConfig
+from bridge.errors import SinkRefused, SinkUnreachable
 from bridge.sinks import rabbitmq as rabbitmq_sink
 from tests.integration.rabbitmq_reader import Opener, Reader, ids
-from tests.integration.sinks import Driver, an_event
+from tests.integration.sinks import TABLE, Driver, an_event
 from tests.servers.rabbitmq import RabbitMQ
+from tests.servers.waiting import wait_until
 
 
 def link(driver: Driver) -> Any:
@@ -91,6 +93,28 @@ def test_a_connection_closed_by_the_broker_is_made_again(rabbitmq: RabbitMQ, rea
 
     reader.reconnect()
     assert list(dict.fromkeys(reader.ids())) == ids(100)
+
+
+def test_a_handshake_that_ends_while_the_sink_closes_begins_nothing(
+    rabbitmq: RabbitMQ, prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rabbitmq_sink, "OPEN_SECONDS", 0.5)
+    driver = Driver(rabbitmq_sink.RabbitMQSink(RabbitMQConfig(url=rabbitmq.url, prefix=prefix)))
+    rabbitmq.pause()
+    try:
+        with pytest.raises(SinkUnreachable):
+            driver.sink.open([TABLE])
+    finally:
+        rabbitmq.resume()
+
+    # As `close` does, which waits a moment
+    connection, link(driver)._connection = link(driver)._connection, None
+    with capture_logs() as said:
+        wait_until(lambda: link(driver).loop.step(0.01) or connection.is_open, "the handshake's end")
+    driver.sink.close()
+
+    assert said == []
+    assert not link(driver).is_connected
 
 
 def test_a_connection_limit_is_waited_for(rabbitmq: RabbitMQ, reader: Reader, opened: Opener) -> None:
