@@ -57,8 +57,8 @@ class CatalogTransaction:
         return self._exported
 
     def end(self) -> None:
-        """Where one is open."""
-        if self._is_open:
+        """Where one is open, and its connection still there: whoever asks that next is told."""
+        if self._is_open and not self._connection.closed:
             self._is_open = False
             self._exported = None
             self._ahead = {}

@@ -11,16 +11,9 @@ import structlog
 
 _LEVELS: Final = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
 
-# pika's "info" is a line for every frame, channel or heartbeat; what matters of it is logged by our sinks. Its channels'
-# warnings are of those that the broker closes, as where a queue is there with other arguments: the sink knows what that
-# means. Its adapters' errors are seven lines for a port where nobody listens: they reach the sink, which tells them in one.
-# psycopg's warnings are of errors that follow the one that it raises.
-_NOISY: Final = {
-    "pika": logging.WARNING,
-    "pika.channel": logging.ERROR,
-    "pika.adapters": logging.CRITICAL,
-    "psycopg": logging.ERROR,
-}
+# Of what pika tells, what matters is told by the sinks: seven lines of errors for a port where nobody listens are one line of
+# theirs. psycopg's warnings are of errors that follow the one that it raises.
+_NOISY: Final = {"pika": logging.CRITICAL, "psycopg": logging.ERROR}
 
 _format = "console"
 

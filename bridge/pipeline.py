@@ -205,7 +205,7 @@ class Pipeline:
     def _tick_meanwhile(self, seconds: float) -> None:
         """While an event waits for room."""
         self._tick(seconds)
-        if self._session is not None and not self._stop.requested:  # it may have cut a judgement short; all ends soon
+        if self._session is not None:
             self._session.judging.rest()
 
     def _wait_meanwhile(self, seconds: float) -> None:
@@ -290,9 +290,12 @@ class Pipeline:
                 session.close()
 
     def _drain(self) -> None:
+        if self._session is not None:
+            with contextlib.suppress(Stopping):
+                self._last_words(self._session.judging.rest)
         while self._checkpoint.in_flight_events and not self._stop.requested_for(DRAIN_SECONDS):
             with contextlib.suppress(Stopping):
-                self._sender.bury_rejections()
+                self._last_words(self._sender.bury_rejections)
             self._last_words(lambda: self._tick(0.02))
         confirmed = self._confirmable()
         self._last_words(lambda: self._confirm(confirmed, time.monotonic()))

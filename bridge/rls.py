@@ -85,8 +85,9 @@ class Shared(Protocol):
         """A name by which another session takes it."""
 
 
-def begin_judging(connection: Connection, catalog: Shared) -> None:
-    """Begin a transaction that sees what the catalog's sees. Raises Outdated, psycopg.Error as `take_snapshot`.
+def begin_judging(connection: Connection, catalog: Shared) -> bool:
+    """Begin a transaction that sees what the catalog's sees; whether a new one did. Raises Outdated, psycopg.Error as
+    `take_snapshot`.
 
     Where nothing has begun or ended since, a new snapshot is the same. That is asked first, for an exported one takes the
     server a file, which it makes and removes: slow on some file systems once there were many.
@@ -94,9 +95,11 @@ def begin_judging(connection: Connection, catalog: Shared) -> None:
     with connection.pipeline():
         connection.execute(BEGIN_JUDGING)
         cursor = connection.execute(CURRENT_SNAPSHOT)
-    if cursor.fetchone() != (catalog.snapshot,):
-        connection.execute("rollback")
-        take_snapshot(connection, catalog.export())
+    if cursor.fetchone() == (catalog.snapshot,):
+        return True
+    connection.execute("rollback")
+    take_snapshot(connection, catalog.export())
+    return False
 
 
 def take_snapshot(connection: Connection, snapshot: str) -> None:
@@ -129,6 +132,8 @@ class Judge:
         self._connection = connection
         self._catalog = catalog
         self._tally = tally
+        self._was_the_same = True
+        """Whether a new snapshot was the catalog's the last time: then it may be again."""
 
     def ask(self, questions: Sequence[Question]) -> list[Answer]:
         """Answer all.
@@ -186,9 +191,9 @@ class Judge:
         connection = self._connection
         few = sum(len(question.lines) for question in questions) <= FEW_LINES
         try:
-            asked = self._asked_at_once(questions) if few else None
+            asked = self._asked_at_once(questions) if few and self._was_the_same else None
             if asked is None:
-                begin_judging(connection, self._catalog)
+                self._was_the_same = begin_judging(connection, self._catalog)
                 with connection.pipeline():
                     asked = self._send_all(questions)
             answers = []
@@ -211,7 +216,7 @@ class Judge:
                 seen = connection.execute(CURRENT_SNAPSHOT)
                 asked = self._send_all(questions)
         except psycopg.Error:
-            if self._is_the_catalogs(seen):
+            if self._connection.closed or self._is_the_catalogs(seen):
                 raise
             self._roll_back()
             return None

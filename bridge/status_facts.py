@@ -1,6 +1,7 @@
 """What the database says for `walrus-bridge status`: the slot, the WAL that it holds, who subscribes. Reads only."""
 
-from datetime import UTC
+import math
+from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
@@ -214,10 +215,10 @@ def slot_facts(connection: Connection, name: str) -> SlotFacts | None:
 
 
 def _replay_since(connection: Connection, slot: str, second: SlotFacts | None) -> str | None:
-    if second is None or second.confirmed_lsn is None:
+    if second is None or second.confirmed_lsn is None or second.wal_status == "lost":
         return None
     since = mark_since(connection, slot, parse_lsn(second.confirmed_lsn))
-    return None if since is None else f"{since.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}"
+    return None if since is None else f"{datetime.fromtimestamp(math.ceil(since.timestamp()), UTC):%Y-%m-%dT%H:%M:%SZ}"
 
 
 def _slot_problem(connection: Connection, name: str, plugin: str) -> str | None:

@@ -175,8 +175,9 @@ class Link:
                 self._publishing = self._connection.channel(on_open_callback=self._on_publishing_open)
 
     def _on_open(self, connection: Any) -> None:
-        if connection is not self._connection:
-            return  # it is being closed
+        if connection is not self._connection:  # the sink is being closed
+            connection.close()
+            return
         log.info("rabbitmq connected", server=self.place)
         self._is_blocked = False
         self._open_since = time.monotonic()

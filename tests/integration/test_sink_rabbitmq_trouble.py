@@ -110,7 +110,7 @@ def test_a_handshake_that_ends_while_the_sink_closes_begins_nothing(
     # As `close` does, which waits a moment
     connection, link(driver)._connection = link(driver)._connection, None
     with capture_logs() as said:
-        wait_until(lambda: link(driver).loop.step(0.01) or connection.is_open, "the handshake's end")
+        wait_until(lambda: link(driver).loop.step(0.01) or connection.is_closed, "the good-bye")
     driver.sink.close()
 
     assert said == []
