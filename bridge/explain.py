@@ -19,8 +19,9 @@ from bridge.inquiry import AS_RECORDED
 from bridge.join_queries import queries
 from bridge.joined import BECOME, JOIN_FROM, NOBODY
 from bridge.patterns import parse_pattern
-from bridge.rls import SET_LIMITS, Question, begin_judging, statement
+from bridge.rls import SET_LIMITS, begin_judging
 from bridge.rls import SETTINGS as JUDGING_SETTINGS
+from bridge.row_queries import Question, statement
 from bridge.row_security import BATCH, LINES, Looking, RoleWay
 from bridge.sql import Connection, connect, is_transient, translate
 

@@ -6,7 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 import msgspec
 
 from bridge.pools import Bucket, Claims, Roster
-from bridge.rls import Answer, Judge, Question
+from bridge.rls import Answer, Judge
+from bridge.row_queries import Question
 from bridge.share import Share, Verdict
 from bridge.table import Rights, Table
 

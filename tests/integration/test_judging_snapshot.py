@@ -5,7 +5,8 @@ from contextlib import closing
 import pytest
 
 from bridge.catalog import SETTINGS, Catalog
-from bridge.rls import FEW_LINES, Judge, Outdated, Question
+from bridge.rls import FEW_LINES, Judge, Outdated
+from bridge.row_queries import Question
 from bridge.sql import connect
 from bridge.table import Column, JsonKind, Policy, Table
 from bridge.tally import Tally
