@@ -10,7 +10,7 @@ import socket
 import subprocess
 import tempfile
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 from bridge.errors import SourceUnreachable
 
@@ -155,15 +155,24 @@ class Cluster:
         return text
 
 
+_Running = TypeVar("_Running", bound=Cluster)
+
+
 @contextlib.contextmanager
-def temporary_cluster(
-    binaries: pathlib.Path | None = None, settings: Mapping[str, str] | None = None
-) -> Iterator[Cluster]:
-    """A running cluster, stopped and removed at the end."""
-    cluster = Cluster(binaries, settings)
+def running(cluster: _Running) -> Iterator[_Running]:
+    """Made and started; stopped and removed at the end."""
     try:
         cluster.create()
         cluster.start()
         yield cluster
     finally:
         cluster.remove()
+
+
+@contextlib.contextmanager
+def temporary_cluster(
+    binaries: pathlib.Path | None = None, settings: Mapping[str, str] | None = None
+) -> Iterator[Cluster]:
+    """A running cluster, stopped and removed at the end."""
+    with running(Cluster(binaries, settings)) as cluster:
+        yield cluster

@@ -4,7 +4,6 @@ Each only looks on: no consumer group is joined, nobody's queue is read.
 """
 
 import contextlib
-import logging
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -86,7 +85,6 @@ def from_rabbitmq(url: str, exchanges: Sequence[str]) -> Iterator[Item | Backlog
 
     Raises SinkUnreachable, SinkRefused.
     """
-    logging.getLogger("pika").setLevel(logging.CRITICAL)  # it tells of an error with a traceback of its own
     settings = parameters(url)
     place = f"{settings.host}:{settings.port}, vhost {settings.virtual_host}"
     exchange = ""

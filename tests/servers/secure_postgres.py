@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Iterator
 from urllib.parse import quote
 
-from bridge.cluster import Cluster
+from bridge.cluster import Cluster, running
 from tests.servers.certificates import Authority
 
 
@@ -66,11 +66,8 @@ class SecureCluster(Cluster):
 @contextlib.contextmanager
 def secure_cluster(login: str = "trust") -> Iterator[SecureCluster]:
     """One that runs; it and its certificates are gone afterwards."""
-    with tempfile.TemporaryDirectory(prefix="walrus-bridge-tls-") as folder:
-        cluster = SecureCluster(pathlib.Path(folder), login)
-        try:
-            cluster.create()
-            cluster.start()
-            yield cluster
-        finally:
-            cluster.remove()
+    with (
+        tempfile.TemporaryDirectory(prefix="walrus-bridge-tls-") as folder,
+        running(SecureCluster(pathlib.Path(folder), login)) as cluster,
+    ):
+        yield cluster

@@ -14,6 +14,7 @@ import yaml
 
 from bridge.errors import Exit
 from tests.acceptance.runbooks.conftest import Desk
+from tests.acceptance.test_streaming import BLOCKED
 from tests.servers.postgres import Database
 from tests.servers.proxy import Proxy
 from tests.servers.rabbitmq import RabbitMQ
@@ -28,7 +29,6 @@ create function is_member(which int) returns boolean language plpgsql stable as
 create policy members on message to authenticated using (is_member(room));
 """
 LIMITS = {"limits": {"events_per_second": 5}}
-BLOCKED = "select pid from pg_stat_activity where application_name = 'walrus-bridge' and cardinality(pg_blocking_pids(pid)) > 0"
 
 
 @pytest.fixture
@@ -69,7 +69,7 @@ def test_lag_growing(desk: Desk, rabbitmq: RabbitMQ, proxy: Proxy) -> None:
             " lock table message; commit; begin; lock table message"
         )
         locker.execute("alter table message add column edited_at timestamptz")
-        running.wait_for(lambda: database.execute(BLOCKED), "a wait for the lock")
+        running.wait_for(lambda: database.execute(BLOCKED, (database.name,)), "a wait for the lock")
         book = desk.book("lag-growing")
         book.bind("19589", str(locker.info.backend_pid))
         book.run(until="held back")
